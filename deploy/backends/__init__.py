@@ -1,0 +1,1 @@
+"""Runtimes that hold a model: one file each."""

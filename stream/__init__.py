@@ -1,0 +1,1 @@
+"""What flows between the stages, and how. Imports nothing of ours."""

@@ -1,0 +1,125 @@
+"""Everything that can go wrong, as a tree. Messages read: what, where, expected and got, remedy.
+
+SightlineError                 exit status 1
+├── UsageError                 wrong arguments on the command line; exit status 2
+├── SettingsError              a settings file or environment value is wrong; exit status 2
+├── CameraError                a camera or video file cannot be used
+│   ├── CameraUnreachable      (retriable)
+│   ├── CameraUnauthorised
+│   └── NotAVideo
+├── MessageError               bytes that are no message of ours: dead-lettered, never fatal
+├── TransportError             a topic cannot be read or written
+│   ├── BrokerUnreachable      (retriable)
+│   ├── DeliveryFailed         (retriable)
+│   ├── MessageTooLarge
+│   └── OffsetGone             retention or a re-created topic took what was to be read
+├── GalleryError               Redis refused or lost something
+│   ├── GalleryUnreachable     (retriable)
+│   ├── GalleryRefused         wrong password, no permission
+│   ├── ModelMismatch          the gallery holds vectors of another model
+│   └── EpochLost              another matcher took this site over; exit status 3
+├── BundleError                a model bundle is incomplete, altered or of another kind
+├── AdoptError                 an ONNX file cannot be brought to the house contract
+└── DataError                  a data set is missing, malformed or empty
+"""
+
+
+class SightlineError(Exception):
+    """Base of all; `str(error)` is the one line that a user sees."""
+
+    retriable = False
+    exit_status = 1
+
+
+class UsageError(SightlineError):
+    """Wrong arguments."""
+
+    exit_status = 2
+
+
+class SettingsError(SightlineError):
+    """A setting is unknown, missing or out of range."""
+
+    exit_status = 2
+
+
+class CameraError(SightlineError):
+    """A camera or video file cannot be used."""
+
+
+class CameraUnreachable(CameraError):
+    """No connection, or it broke."""
+
+    retriable = True
+
+
+class CameraUnauthorised(CameraError):
+    """The camera wants other credentials."""
+
+
+class NotAVideo(CameraError):
+    """There are bytes, but no video in them."""
+
+
+class MessageError(SightlineError):
+    """Bytes that are no message of ours."""
+
+
+class TransportError(SightlineError):
+    """A topic cannot be read or written."""
+
+
+class BrokerUnreachable(TransportError):
+    """No broker answers."""
+
+    retriable = True
+
+
+class DeliveryFailed(TransportError):
+    """A message was not acknowledged in time."""
+
+    retriable = True
+
+
+class MessageTooLarge(TransportError):
+    """Larger than the topic takes, even after encoding it smaller."""
+
+
+class OffsetGone(TransportError):
+    """What was to be read next is no longer there."""
+
+
+class GalleryError(SightlineError):
+    """Redis refused or lost something."""
+
+
+class GalleryUnreachable(GalleryError):
+    """No Redis answers."""
+
+    retriable = True
+
+
+class GalleryRefused(GalleryError):
+    """Wrong password or missing permission."""
+
+
+class ModelMismatch(GalleryError):
+    """The gallery holds vectors of another model."""
+
+
+class EpochLost(GalleryError):
+    """Another matcher took this site over."""
+
+    exit_status = 3
+
+
+class BundleError(SightlineError):
+    """A model bundle is incomplete, altered or of another kind."""
+
+
+class AdoptError(SightlineError):
+    """An ONNX file cannot be brought to the house contract."""
+
+
+class DataError(SightlineError):
+    """A data set is missing, malformed or empty."""

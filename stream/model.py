@@ -1,0 +1,68 @@
+"""What flows from training to serving: a model's card, and what a runtime promises to do with it.
+
+The house contract of every artifact: RGB uint8 ``(N, H, W, 3)`` in; scaling, mean, std, box decoding and L2 norm inside the
+graph; N may be anything from 0 to `max_batch` (backends split more). By kind the outputs are
+
+detector       ``boxes`` (N, A, 4) float32 xyxy in pixels of the input picture, ``scores`` (N, A) float32 in [0, 1], people only
+embedder       ``embedding`` (N, D) float32, unit norm
+person-search  ``boxes``, ``scores`` and ``embedding`` (N, A, D)
+
+A detector's picture is letterboxed: scaled to fit, top left, the rest filled with 114.
+"""
+
+from typing import Annotated, Literal, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+CARD_VERSION = 1
+LETTERBOX_FILL = 114
+
+Kind = Literal["detector", "embedder", "person-search"]
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """``card.json`` of a bundle: what a model is, takes, returns and was measured to do."""
+
+    card_version: int = CARD_VERSION
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+    version: str
+    kind: Kind
+    input_hw: tuple[int, int]
+    outputs: dict[str, tuple[int, ...]]
+    """Output name -> shape without the batch axis."""
+    max_batch: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    embedding_size: int | None = None
+    synthetic_only: bool
+    """True when no picture of a real person was seen in training."""
+    data_sets: tuple[str, ...] = ()
+    scores: dict[str, float] = {}
+    """Measured figures, e.g. ``synthetic_test/rank1``; each says on what in its key."""
+    licence: str
+    source: str = ""
+    """Where it comes from and the command that made it."""
+    digest: str
+    """SHA-256 of model.onnx, hexadecimal."""
+
+    @property
+    def id(self) -> str:
+        """Name, version and the digest's first 12 digits: what vectors are labelled with."""
+        return f"{self.name}-{self.version}-{self.digest[:12]}"
+
+
+class Backend(Protocol):
+    """A runtime that holds one model. It knows tensors, never models."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model is and takes."""
+        ...
+
+    def infer(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """(N, H, W, 3) RGB -> the card's outputs with N in front; N = 0 gives empty arrays, N > max_batch is split."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; safe to call twice."""
+        ...

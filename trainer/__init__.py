@@ -1,0 +1,1 @@
+"""Labelled images -> checkpoint. The only package that needs torch (extra `train`)."""
