@@ -66,3 +66,25 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free everything; safe to call twice."""
         ...
+
+
+class LinkRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Logistic fit from a similarity s to log-odds ``a + b * s`` that two tracklets are one person."""
+
+    a: float
+    b: float
+    same_pairs: int
+    """How many same-person pairs it was fitted on."""
+
+
+class Links(msgspec.Struct, frozen=True, kw_only=True):
+    """``links.json`` of a bundle that embeds: without it the matcher cannot judge a similarity and refuses the bundle."""
+
+    mean: list[float]
+    """(D,) mean training vector, prior of every camera's mean."""
+    same: LinkRow
+    """The nearest exemplar is of the same camera."""
+    other: LinkRow
+    """It is of another camera."""
+    fitted_on: str
+    """Which labelled crops, in words."""
