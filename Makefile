@@ -1,0 +1,46 @@
+# Two commands matter: `make demo` and `make test`. Both set up everything they need in .venv; `make help` lists the rest.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format services clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+demo: .venv/.base  ## four synthetic cameras through the whole stream, scored against the truth; writes report/
+	$(BIN)/sightline demo --report report
+
+test: .venv/.dev services  ## all tests, over a real Kafka, Redis and RTSP server
+	$(BIN)/pytest
+
+check: .venv/.dev  ## formatting, lint, types and import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev  ## format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+services:  ## install the tests' RTSP and Redis servers where root may (Kafka comes through Maven when the tests start)
+	@tests/install_services.sh
+
+clean:  ## remove what the other targets made
+	rm -rf .venv .cache report .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $$($(PYTHON) --version) found: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "no virtual environment could be made: on Debian, apt-get install python3-venv"; exit 1; }
+
+.venv/.base: .venv/bin/pip pyproject.toml constraints.txt
+	@echo "installing the stream into .venv"
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+.venv/.dev: .venv/.base
+	@echo "installing the trainer and the tools into .venv (torch is large: a minute or two)"
+	@$(PIP) install -c constraints.txt -e '.[train,dev]'
+	@touch $@
