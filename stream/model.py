@@ -44,6 +44,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Where it comes from and the command that made it."""
     digest: str
     """SHA-256 of model.onnx, hexadecimal."""
+    digests: dict[str, str] = {}
+    """SHA-256 of the bundle's other files by name (golden.npz, links.json)."""
 
     @property
     def id(self) -> str:

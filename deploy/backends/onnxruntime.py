@@ -1,0 +1,79 @@
+"""ONNX Runtime on the CPU, the backend of the base install; the only import of onnxruntime."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from stream.errors import BundleError
+from stream.model import ModelCard
+
+
+class OnnxRuntimeBackend:
+    """One ONNX graph of the house contract in one session.
+
+    Single-threaded by default and without spinning: workers share a machine, and idle threads that spin cost 1.66 times the
+    CPU. `model` is a path or the graph's bytes. Raises `BundleError` where it is no ONNX or not of the card's shape.
+    """
+
+    def __init__(self, model: Path | bytes, card: ModelCard, threads: int = 1) -> None:
+        self.card = card
+        self._where = str(model) if isinstance(model, Path) else card.name
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 4  # what matters is raised; the rest would go to standard error
+        source = str(model) if isinstance(model, Path) else model
+        try:
+            session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's classes have no common base but this
+            raise BundleError(f"{self._where}: ONNX Runtime cannot load it ({_first_line(error)})") from error
+        self._check(session)
+        self._session: onnxruntime.InferenceSession | None = session
+        self._input = session.get_inputs()[0].name
+
+    def infer(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """(N, H, W, 3) RGB -> the card's outputs with N in front; N may be 0 or above `max_batch`."""
+        if self._session is None:
+            raise ValueError("the backend is closed")
+        if images.shape[1:] != (*self.card.input_hw, 3) or images.dtype != np.uint8:
+            raise ValueError(f"expected (N, {self.card.input_hw}, 3) uint8, got {images.shape} {images.dtype}")
+        names = list(self.card.outputs)
+        parts = []
+        for start in range(0, len(images), self.card.max_batch):
+            chunk = np.ascontiguousarray(images[start : start + self.card.max_batch])
+            try:
+                parts.append(self._session.run(names, {self._input: chunk}))
+            except Exception as error:  # onnxruntime's classes have no common base but this
+                raise BundleError(
+                    f"{self._where}: fails on a batch of {len(chunk)} ({_first_line(error)}); make the bundle again"
+                ) from error
+        if not parts:
+            return {name: np.zeros((0, *self.card.outputs[name]), np.float32) for name in names}
+        if len(parts) == 1:
+            return dict(zip(names, parts[0], strict=True))
+        return {name: np.concatenate(arrays) for name, *arrays in zip(names, *parts, strict=True)}
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+    def _check(self, session: onnxruntime.InferenceSession) -> None:
+        """Raises `BundleError` where input or outputs are not what the card says."""
+        inputs = session.get_inputs()
+        expected = ("uint8", *self.card.input_hw, 3)
+        got = [(one.type.removeprefix("tensor(").removesuffix(")"), *one.shape[1:]) for one in inputs]
+        if got != [expected]:
+            raise BundleError(f"{self._where}: takes {got} after the batch axis, its card says {[expected]}")
+        outputs = {one.name: tuple(one.shape[1:]) for one in session.get_outputs()}
+        for name, shape in self.card.outputs.items():
+            if outputs.get(name) != shape:
+                raise BundleError(f"{self._where}: output {name} has shape {outputs.get(name)}, its card says {shape}")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,61 @@
+"""Two models small enough to be written by hand: what bundles are made of in tests."""
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from stream.model import LinkRow, Links, ModelCard
+
+
+def embedder(hw: tuple[int, int] = (16, 8), batch: int | str = "n", size: int = 6) -> bytes:
+    """RGB uint8 (n, H, W, 3) -> unit vectors of `size` values: a fixed random projection of the mean colours."""
+    weights = np.random.default_rng(0).normal(size=(3, size)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels"], ["mean"], axes=[1, 2], keepdims=0),
+        helper.make_node("MatMul", ["mean", "weights"], ["raw"]),
+        helper.make_node("LpNormalization", ["raw"], ["embedding"], axis=1, p=2),
+    ]
+    return _model(nodes, {"weights": weights}, (batch, *hw, 3), {"embedding": (batch, size)})
+
+
+def embedder_card(hw: tuple[int, int] = (16, 8), size: int = 6, max_batch: int = 4) -> ModelCard:
+    return ModelCard(
+        name="tiny-embedder",
+        version="1",
+        kind="embedder",
+        input_hw=hw,
+        outputs={"embedding": (size,)},
+        max_batch=max_batch,
+        embedding_size=size,
+        synthetic_only=True,
+        licence="Apache-2.0",
+        digest="",
+    )
+
+
+def pictures(n: int, hw: tuple[int, int] = (16, 8), seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (n, *hw, 3), dtype=np.uint8)
+
+
+def links(size: int = 6) -> Links:
+    row = LinkRow(a=-4.0, b=25.0, same_pairs=200)
+    return Links(mean=[0.0] * size, same=row, other=row, fitted_on="nothing: a test")
+
+
+def _model(
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, NDArray[np.generic]],
+    input_shape: tuple[int | str, ...],
+    outputs: dict[str, tuple[int | str, ...]],
+) -> bytes:
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, input_shape)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return bytes(model.SerializeToString())
