@@ -1,0 +1,1 @@
+"""One file per verb: load settings, wire, run. Heavy imports stand inside the functions."""

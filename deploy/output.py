@@ -1,0 +1,55 @@
+"""What commands say: to people on a terminal, and to programs through ``--json``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+
+from stream.errors import UsageError
+
+SitePath = Annotated[Path, typer.Argument(metavar="SITE.toml", help="Settings file of the site.", show_default=False)]
+JsonPath = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="PATH", help="Also write what is printed as data; - is standard output."),
+]
+StatePath = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        metavar="DIR",
+        help="Folder of the embedded gallery and the site key. Default: your state folder, by site name.",
+    ),
+]
+
+STDOUT = Path("-")
+
+
+class Output:
+    """A command's report: `console` for people, `data` for programs. With ``--json -`` people read standard error."""
+
+    def __init__(self, json_path: Path | None) -> None:
+        """Raises `UsageError` at once, not after an hour's work, when `json_path` cannot be written."""
+        self.json_path = json_path
+        self.console = Console(stderr=json_path == STDOUT, soft_wrap=True, highlight=False)
+        if json_path is not None and json_path != STDOUT:
+            check_writable("--json", json_path)
+
+    def data(self, value: Any) -> None:
+        """Write `value` as JSON, indented, where ``--json`` says; nothing without it."""
+        if self.json_path is None:
+            return
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+        if self.json_path == STDOUT:
+            typer.echo(text, nl=False)
+        else:
+            self.json_path.write_text(text, encoding="utf-8")
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Raise `UsageError` unless `path` can become a file."""
+    if path.is_dir():
+        raise UsageError(f"{option} {path}: is a folder; give a file's name")
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
