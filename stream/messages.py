@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Tracklet = Annotated[str, msgspec.Meta(min_length=1, max_length=160)]
-Nanoseconds = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+Nanoseconds = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Sequence_ = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Pixels = Annotated[int, msgspec.Meta(gt=0, le=16384)]
 Unit = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -151,6 +151,17 @@ class MatchEvent(msgspec.Struct, frozen=True, kw_only=True, tag="match_event"):
     """Of a link, that it is right; of a new, that this person was never seen; None for an end."""
     evidence: Evidence | None = None
     model: Annotated[str, msgspec.Meta(max_length=128)]
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, tag="dead_letter"):
+    """Bytes that could not be read, as they are remembered on ``<topic>.dead``."""
+
+    topic: str
+    partition: Annotated[int, msgspec.Meta(ge=0)]
+    offset: Annotated[int, msgspec.Meta(ge=0)]
+    reason: str
+    payload: bytes | None = None
+    """The bytes themselves, of the matches topic alone: images and vectors outlive their retention nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
