@@ -1,0 +1,35 @@
+"""A frame as a detector takes it: scaled to fit, top left, the rest filled with 114 (`stream.model`)."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.model import LETTERBOX_FILL
+
+
+def scale_of(image_hw: tuple[int, int], input_hw: tuple[int, int]) -> float:
+    """Pixels of the detector's picture per pixel of the frame."""
+    return min(input_hw[0] / image_hw[0], input_hw[1] / image_hw[1])
+
+
+def letterbox(
+    images: Sequence[NDArray[np.uint8]], input_hw: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Frames (h, w, 3) of any size -> batch (N, H, W, 3) uint8 and (N,) scales: frame pixels = boxes / scale."""
+    height, width = input_hw
+    batch = np.full((len(images), height, width, 3), LETTERBOX_FILL, np.uint8)
+    scales = np.ones(len(images), np.float32)
+    for place, image in enumerate(images):
+        h, w = image.shape[:2]
+        scale = scale_of((h, w), input_hw)
+        fit_h, fit_w = min(height, max(1, round(h * scale))), min(width, max(1, round(w * scale)))
+        # INTER_AREA when shrinking: bilinear skips pixels below half size, and thin limbs break up
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        if (fit_h, fit_w) == (h, w):
+            batch[place, :h, :w] = image
+        else:
+            batch[place, :fit_h, :fit_w] = cv2.resize(image, (fit_w, fit_h), interpolation=how)
+        scales[place] = scale
+    return batch, scales

@@ -1,0 +1,21 @@
+"""The `[detector]` section."""
+
+from pydantic import Field
+
+from stream.settings import Section
+
+
+class DetectorSettings(Section):
+    """What counts as a person, and how long one may be out of sight and keep the tracklet."""
+
+    bundle: str = "person-detector"  # a name or a folder
+    high_score: float = Field(0.5, ge=0.05, le=1)  # a box from here on may go on with any tracklet
+    new_score: float = Field(0.6, ge=0.05, le=1)  # and from here on begin one
+    low_score: float = Field(
+        0.15, ge=0.01, le=1
+    )  # below it a box does not exist; from it on it may keep a tracklet alive
+    nms_iou: float = Field(0.6, gt=0, lt=1)  # of two boxes that overlap more, the weaker is dropped
+    max_lost_s: float = Field(1.4, gt=0, lt=2)  # the matcher ends a tracklet after 2 s, and ended names never come back
+    max_batch: int = Field(16, ge=1, le=256)  # pictures per call of the model
+    lag_s: float = Field(0.5, gt=0)  # a live frame that waited longer says that this worker lags: only newest ones then
+    max_live_age_s: float = Field(1.0, gt=0)  # an older frame of a live camera is skipped in any case

@@ -1,0 +1,22 @@
+"""The one resize of people: serving, training and evaluation see the same pixels."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+def to_batch(crops: Sequence[NDArray[np.uint8]], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """Crops (h, w, 3) of any sizes -> (N, H, W, 3) uint8, stretched to `size_hw`; N may be 0.
+
+    Averaging over areas where both sides shrink, bilinear elsewhere: bilinear alone skips pixels below half size.
+    """
+    height, width = size_hw
+    batch = np.empty((len(crops), height, width, 3), np.uint8)
+    for place, crop in enumerate(crops):
+        shrinks = crop.shape[0] > height and crop.shape[1] > width
+        cv2.resize(
+            crop, (width, height), dst=batch[place], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
+    return batch

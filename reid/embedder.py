@@ -1,0 +1,98 @@
+"""Detections -> Embeddings: what the people in each frame look like, as unit vectors."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.budget import Budget
+from reid.crops import to_batch
+from reid.settings import EmbedderSettings
+from stream.messages import CameraState, Detections, Embeddings, Person
+from stream.model import Backend
+from stream.telemetry import EMBEDDED
+
+
+class Embedder:
+    """A stage: exactly one Embeddings per Detections, in its order; CameraState passes in its place.
+
+    Crops of all cameras share the model's batches; which ones are embedded is each camera's own affair (`reid.budget`).
+    """
+
+    def __init__(self, backend: Backend, settings: EmbedderSettings) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._cameras: dict[str, tuple[int, int, Budget]] = {}  # stream, last sequence, budget
+
+    def process(self, batch: Sequence[Detections | CameraState]) -> Iterator[Embeddings | CameraState]:
+        """Embed a batch of any cameras."""
+        chosen = [list(self._choose(item)) for item in batch]
+        crops = [
+            item.crops[place]
+            for item, places in zip(batch, chosen, strict=True)
+            if isinstance(item, Detections)
+            for place in places
+        ]
+        vectors = iter(self._embed(crops))
+        for item, places in zip(batch, chosen, strict=True):
+            if isinstance(item, CameraState):
+                yield item
+            else:
+                yield self._record(item, {place: next(vectors) for place in places})
+
+    def finish(self) -> Iterator[Embeddings | CameraState]:
+        """Nothing is owed."""
+        return iter(())
+
+    def _choose(self, item: Detections | CameraState) -> Sequence[int]:
+        """Places of the people to embed; a stream's end, a new stream or a frame that goes back begins a new budget."""
+        if isinstance(item, CameraState):
+            if item.state == "end":
+                self._cameras.pop(item.camera, None)
+            return ()
+        if item.status != "ok":
+            return ()
+        frame = item.frame
+        stream, last, budget = self._cameras.get(frame.camera, (-1, -1, None))
+        if budget is None or stream != frame.stream or frame.sequence <= last:
+            budget = Budget(self._settings)
+        self._cameras[frame.camera] = (frame.stream, frame.sequence, budget)
+        reasons = budget.choose(item)
+        for reason in reasons.values():
+            EMBEDDED.labels(frame.camera, reason).inc()
+        return sorted(reasons)
+
+    def _embed(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[bytes]:
+        """Crops -> little-endian float16 vectors, in their order."""
+        size, input_hw = self._settings.max_batch, self._backend.card.input_hw
+        for start in range(0, len(crops), size):
+            vectors = self._backend.infer(to_batch(crops[start : start + size], input_hw))["embedding"]
+            for vector in vectors.astype("<f2"):
+                yield vector.tobytes()
+
+    def _record(self, item: Detections, vectors: dict[int, bytes]) -> Embeddings:
+        frame = item.frame
+        people = zip(item.xyxy.tolist(), item.scores.tolist(), item.tracklets, item.quality.tolist(), strict=True)
+        return Embeddings(
+            site=frame.site,
+            camera=frame.camera,
+            stream=frame.stream,
+            sequence=frame.sequence,
+            captured_at=frame.captured_at,
+            ingested_at=frame.ingested_at,
+            clock=frame.clock,
+            width=frame.width,
+            height=frame.height,
+            status=item.status,
+            model=self._backend.card.id,
+            people=tuple(
+                Person(
+                    xyxy=(x1, y1, x2, y2),
+                    score=score,
+                    tracklet=tracklet,
+                    quality=quality,
+                    vector=vectors.get(place),
+                )
+                for place, ((x1, y1, x2, y2), score, tracklet, quality) in enumerate(people)
+            ),
+        )
