@@ -1,0 +1,121 @@
+"""The command line: ``sightline <verb>``. Every error becomes one line and an exit status here, and nowhere else.
+
+Exit status: 0 done (a worker that was asked to stop, too), 1 failed, 2 wrong usage or settings, 3 another matcher took the
+site over, 130 interrupted before the work was done.
+"""
+
+import importlib
+import importlib.util
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from stream.errors import SightlineError
+
+INTERRUPTED = 130
+
+VERBS = {
+    "Run": ("demo", "run", "ingest", "perceive", "match", "events"),
+    "Look": ("doctor", "plan", "status", "bench"),
+    "Models": ("adopt", "train", "evaluate", "export"),
+}
+"""Every verb is the function of its name in ``deploy/commands/<verb>.py``; panels as `--help` shows them."""
+
+
+def app() -> typer.Typer:
+    """All commands. Their modules are cheap to import."""
+    cli = typer.Typer(
+        name="sightline",
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    cli.callback(help="Links people across cameras, live. To see it: [bold]sightline demo[/bold]")(_options)
+    for panel, verbs in VERBS.items():
+        for verb in verbs:
+            if not importlib.util.find_spec(f"deploy.commands.{verb}"):
+                continue
+            module = importlib.import_module(f"deploy.commands.{verb}")
+            cli.command(verb, rich_help_panel=panel)(getattr(module, verb))
+    return cli
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the ``sightline`` script: run one command and exit with its status."""
+    signal.signal(signal.SIGTERM, _interrupt)  # workers set their own, which ends them with status 0
+    sys.exit(status_of(list(sys.argv[1:] if arguments is None else arguments) or ["--help"]))
+
+
+def status_of(arguments: list[str], commands: typer.Typer | None = None) -> int:
+    """Run one command (of `app`, unless given); errors are said in one line on standard error. Returns the exit status."""
+    from stream.telemetry import mask
+
+    try:
+        returned = (commands or app())(arguments, standalone_mode=False, prog_name="sightline")
+    except SightlineError as error:
+        _say(mask(str(error)))
+        return error.exit_status
+    except typer.TyperException as error:
+        _say(f'{error.format_message().rstrip(".")}; see "{_help_command(arguments)}"')
+        return error.exit_code
+    except Exception as error:
+        log = _crash_log(mask(traceback.format_exc()), arguments)
+        _say(
+            f"unexpected {type(error).__name__}: {mask(str(error))}. This is a mistake of ours: please report it with {log}"
+        )
+        return 1
+    if returned == INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
+        _say("interrupted")
+    return returned if isinstance(returned, int) else 0
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"sightline {version('sightline')}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Options of the command line as a whole; each acts in its callback."""
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    """One line, whatever a library put into it."""
+    typer.echo(f"sightline: {' '.join(text.split())}", err=True)
+
+
+def _help_command(arguments: Sequence[str]) -> str:
+    verb = next((a for a in arguments if any(a in verbs for verbs in VERBS.values())), None)
+    return f"sightline {verb} --help" if verb else "sightline --help"
+
+
+def _crash_log(text: str, arguments: Sequence[str]) -> Path:
+    """Write the traceback to a file of its own and return its path."""
+    import platformdirs
+
+    from stream.telemetry import mask
+
+    folder = Path(platformdirs.user_log_dir("sightline", ensure_exists=True))
+    path = folder / time.strftime("crash-%Y%m%d-%H%M%S.log")
+    path.write_text(
+        f"sightline {' '.join(mask(a) for a in arguments)}\nPython {sys.version}\n\n{text}", encoding="utf-8"
+    )
+    return path

@@ -1,0 +1,290 @@
+"""The site file: every section in one root, read from TOML, then from the environment.
+
+``SIGHTLINE_<SECTION>__<KEY>`` overrides a key (``SIGHTLINE_REDIS__URL``), deeper tables with further double underscores
+(``SIGHTLINE_SITE__RETENTION__FRAMES_S``), a camera's by its id in capitals with ``_`` for every other sign
+(``SIGHTLINE_CAMERA__FRONT_DOOR__URL``). Values are text; one that starts with ``[`` or ``{`` is read as TOML.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Self, get_args
+
+from pydantic import BaseModel, Field, SecretStr, StringConstraints, ValidationError, model_validator
+
+from detector.settings import DetectorSettings
+from ingest.settings import CameraSettings, partitions
+from matcher.settings import MatcherSettings
+from reid.settings import EmbedderSettings
+from stream.errors import SettingsError
+from stream.settings import KafkaSettings, RedisSettings, Section, TelemetrySettings
+from stream.telemetry import hide, mask
+
+PREFIX = "SIGHTLINE_"
+LARGEST_BYTES = 1 << 20  # a site of a thousand cameras has 200 kB
+
+SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Location = tuple[str | int, ...]
+
+
+class RetentionSettings(Section):
+    """``[site.retention]``: how long each store keeps anything, in seconds. Kafka and Redis enforce it."""
+
+    frames_s: int = Field(600, ge=60)
+    """The only place where images live; dead letters too."""
+    embeddings_s: int = Field(3600, ge=60)
+    matches_s: int = Field(86400, ge=60)
+    gallery_s: int = Field(86400, ge=60)
+    """Identities and their vectors, in event time."""
+
+
+class SiteSettings(Section):
+    """``[site]``"""
+
+    name: SiteName
+    """In topic names, Redis keys and every message."""
+    key: SecretStr | None = Field(None, min_length=16)
+    """Secret that makes identities unguessable. None: generated once, kept in the state folder."""
+    retention: RetentionSettings = RetentionSettings()
+
+
+class Settings(Section):
+    """A whole site. `kafka` and `redis` absent: `run` keeps both inside its own process."""
+
+    site: SiteSettings
+    camera: tuple[CameraSettings, ...] = Field(min_length=1)
+    kafka: KafkaSettings | None = None
+    redis: RedisSettings | None = None
+    detector: DetectorSettings = DetectorSettings()
+    reid: EmbedderSettings = EmbedderSettings()
+    matcher: MatcherSettings = MatcherSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+    @model_validator(mode="after")
+    def _cameras_fit_together(self) -> Self:
+        try:
+            partitions(self.camera)
+        except SettingsError as error:
+            raise ValueError(str(error)) from None
+        live = [camera.id for camera in self.camera if not camera.is_file]
+        files = [camera.id for camera in self.camera if camera.is_file]
+        if live and files:
+            raise ValueError(
+                f'a site is all live or all files: camera "{live[0]}" is live, "{files[0]}" is a file; '
+                "give the files a site file of their own"
+            )
+        return self
+
+    @property
+    def live(self) -> bool:
+        """False when every camera is a file, which ends."""
+        return not self.camera[0].is_file
+
+    @property
+    def partitions(self) -> dict[str, int]:
+        """Camera id -> its partition of the frames and embeddings topics."""
+        return partitions(self.camera)
+
+    def masked(self) -> dict[str, Any]:
+        """The effective settings as plain data, secrets masked: what is logged at start."""
+
+        def clean(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: clean(inner) for key, inner in value.items()}
+            if isinstance(value, list):
+                return [clean(inner) for inner in value]
+            return mask(value) if isinstance(value, str) else value
+
+        return dict(clean(self.model_dump(mode="json", exclude_none=True)))
+
+
+def load(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read a site file and what the environment (`os.environ` unless given) overrides.
+
+    Paths in it are taken from the file's own folder. Raises `SettingsError` that names file, line and section, and for an
+    unknown key the nearest known one.
+    """
+    text = _read(path)
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: is not TOML: {error}") from None
+    overridden = _override(data, os.environ if environment is None else environment)
+    _resolve(Settings, data, path.resolve().parent)
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, path, text, data, overridden)) from None
+    for secret in _secrets(settings):
+        hide(secret)
+    return settings
+
+
+def _secrets(section: Section) -> Iterator[str]:
+    """Every secret value, for the log to hide."""
+    for _, value in section:
+        if isinstance(value, SecretStr):
+            yield value.get_secret_value()
+        elif isinstance(value, Section):
+            yield from _secrets(value)
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_BYTES + 1)
+        if len(content) > LARGEST_BYTES:
+            raise SettingsError(f"{path}: is larger than 1 MiB, so it is no settings file")
+        return content.decode("utf-8")
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such file; configs/site.example.toml is one to copy") from None
+    except IsADirectoryError:
+        raise SettingsError(f"{path}: is a folder; give the site's TOML file") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: is not text in UTF-8, so it is no settings file") from None
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _override(data: dict[str, Any], environment: Mapping[str, str]) -> dict[Location, str]:
+    """Put the environment's values into `data`. Returns which variable set which place."""
+    overridden: dict[Location, str] = {}
+    for variable, value in sorted(environment.items()):
+        if not variable.startswith(PREFIX):
+            continue
+        parts = [part.lower() for part in variable.removeprefix(PREFIX).split("__")]
+        if len(parts) == 1:  # SIGHTLINE_ something that is no setting, unless one underscore is missing
+            section, _, key = parts[0].partition("_")
+            if key and section in Settings.model_fields:
+                wanted = f"{PREFIX}{section.upper()}__{key.upper()}"
+                raise SettingsError(f"{variable}: a setting's variable has two underscores: {wanted}")
+            continue
+        place, where = _enter(data, parts[:-1], variable)
+        place[parts[-1]] = _parse(variable, value)
+        overridden[(*where, parts[-1])] = variable
+    return overridden
+
+
+def _enter(data: dict[str, Any], parts: list[str], variable: str) -> tuple[dict[str, Any], Location]:
+    """The table that a variable's name means, made where missing, and its location."""
+    if parts[0] != "camera":
+        for part in parts:
+            data = data.setdefault(part, {})
+            if not isinstance(data, dict):
+                raise SettingsError(f"{variable}: {part} is not a section in the site file")
+        return data, tuple(parts)
+    cameras = data.get("camera")
+    known = {re.sub("[^a-z0-9]", "_", str(c.get("id", "")).lower()): n for n, c in enumerate(cameras or [])}
+    if len(parts) != 2 or parts[1] not in known or not isinstance(cameras, list):
+        raise SettingsError(f"{variable}: no such camera; known: {', '.join(sorted(known)) or 'none'}")
+    return cameras[known[parts[1]]], ("camera", known[parts[1]])
+
+
+def _parse(variable: str, value: str) -> Any:
+    if not value.startswith(("[", "{")):
+        return value
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        raise SettingsError(f"{variable}: starts like a list or table but is not TOML") from None
+
+
+def _resolve(model: type[BaseModel], data: Any, folder: Path) -> None:
+    """Make relative paths absolute, in place: of `Path` fields, cameras that are files, bundles that are no names."""
+    if not isinstance(data, dict):
+        return
+    for name, field in model.model_fields.items():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        value = data.get(name)
+        if isinstance(value, str) and (
+            Path in kinds
+            or (name == "url" and model is CameraSettings and "://" not in value)
+            or (name == "bundle" and "/" in value)
+        ):
+            data[name] = str(folder / Path(value).expanduser())
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                for item in value if isinstance(value, list) else [value]:
+                    _resolve(kind, item, folder)
+
+
+def _explain(error: ValidationError, path: Path, text: str, data: Any, overridden: Mapping[Location, str]) -> str:
+    """One line about the first error: where it stands, what is wrong, what would be right."""
+    errors = error.errors(include_url=False)
+    first = min(errors, key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key explains a missing one
+    where = first["loc"]
+    variable = next(
+        (v for place, v in overridden.items() if all(a == b for a, b in zip(place, where, strict=False))), None
+    )
+    line = _line(text, where)
+    start = variable or (f"{path} line {line}" if line else str(path))
+    section, keys = _section(where, data)
+    key = ".".join(str(part) for part in keys)
+    if first["type"] == "extra_forbidden":
+        model = _model_at(where[:-1])
+        known = sorted(model.model_fields) if model else []
+        near = get_close_matches(str(where[-1]), known, 1, 0.5)
+        advice = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known)}"
+        said = f'unknown {"setting" if section else "section"} "{key or where[-1]}"; {advice}'
+    elif first["type"] == "missing":
+        said = f'"{key}" is missing' if key else f"section [{where[-1]}] is missing"
+    else:
+        reason = first["msg"].removeprefix("Value error, ")
+        got = first["input"]
+        secret = isinstance(got, SecretStr) or any(word in key for word in ("key", "password", "secret"))
+        shown = f" = {mask(str(got))[:80]}" if isinstance(got, str | int | float) and not secret else ""
+        said = f"{key}{shown}: {reason[:1].lower()}{reason[1:]}" if key else reason
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{start}: {section + ' ' if section else ''}{said}{more}"
+
+
+def _section(where: Location, data: Any) -> tuple[str, Location]:
+    """How a person names the section of a location, and the keys that follow it."""
+    if not where:
+        return "", ()
+    if where[0] == "camera" and len(where) > 1 and isinstance(where[1], int):
+        try:
+            return f'[[camera]] "{data["camera"][where[1]]["id"]}"', where[2:]
+        except (KeyError, TypeError, IndexError):
+            return f"[[camera]] number {where[1] + 1}", where[2:]
+    return (
+        (f"[{where[0]}]", where[1:]) if len(where) > 1 else ("", where if where[0] not in Settings.model_fields else ())
+    )
+
+
+def _model_at(where: Location) -> type[BaseModel] | None:
+    """The section's class at a location."""
+    model: type[BaseModel] | None = Settings
+    for part in where:
+        if isinstance(part, int) or model is None:
+            continue
+        field = model.model_fields.get(part)
+        kinds = [field.annotation, *get_args(field.annotation)] if field else []
+        model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+    return model
+
+
+def _line(text: str, where: Location) -> int | None:
+    """Line of a key, else of its table; None where neither is written out."""
+    table: Location = ()
+    counts: dict[str, int] = {}
+    best, length = None, 0
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line):
+            names = tuple(part.strip().strip("\"'") for part in header[2].split("."))
+            if header[1] == "[[":
+                counts[names[0]] = counts.get(names[0], -1) + 1
+                table = (names[0], counts[names[0]], *names[1:])
+            else:
+                table = (names[0], counts[names[0]], *names[1:]) if names[0] in counts else names
+            here = table
+        elif key := re.match(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", line):
+            here = (*table, *(part.strip("\"'") for part in key[1].split(".")))
+        else:
+            continue
+        if len(here) > length and here == where[: len(here)]:
+            best, length = number, len(here)
+    return best

@@ -1,0 +1,119 @@
+"""The command line: help, usage errors, exit statuses, and that nobody ever sees a traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from deploy.cli import VERBS, main, status_of
+from stream.errors import BundleError, EpochLost, SettingsError
+
+ALL = [verb for verbs in VERBS.values() for verb in verbs]
+
+
+def failing(error: BaseException) -> typer.Typer:
+    commands = typer.Typer()
+
+    @commands.command()
+    def fail() -> None:
+        raise error
+
+    return commands
+
+
+@pytest.mark.parametrize("verb", ALL)
+def test_the_help_of_every_verb_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of([verb, "--help"]) == 0
+    assert f"Example: sightline {verb}" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_without_arguments_the_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(verb in shown for verb in ALL)
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("sightline ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param(["plan"], ["Missing argument", 'see "sightline plan --help"'], id="missing argument"),
+        pytest.param(["plan", "x.toml", "--peeple", "3"], ["--peeple", "--people"], id="misspelt option"),
+        pytest.param(["plan", "x.toml", "--people", "many"], ["--people", "valid number"], id="no number"),
+        pytest.param(["plann"], ["plann", "plan"], id="misspelt verb"),
+        pytest.param(
+            ["plan", "x.toml", "--json", "/no/such/x.json"], ["/no/such does not exist"], id="unwritable report"
+        ),
+        pytest.param(["plan", "x.toml", "--json", "/"], ["is a folder"], id="report is a folder"),
+        pytest.param(["plan", "/no/such.toml"], ["/no/such.toml: no such file"], id="missing site file"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_status_2(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert all(word in said for word in words)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        pytest.param(BundleError("models/x: altered"), 1, id="failed"),
+        pytest.param(SettingsError("site.toml: wrong"), 2, id="settings"),
+        pytest.param(EpochLost("depot: taken over"), 3, id="taken over"),
+        pytest.param(KeyboardInterrupt(), 130, id="interrupted"),
+    ],
+)
+def test_every_kind_of_error_has_its_exit_status(
+    error: BaseException, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of([], failing(error)) == status
+    assert capsys.readouterr().err == f"sightline: {str(error) or 'interrupted'}\n"
+
+
+def test_an_unexpected_error_is_one_line_and_a_log_file_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert status_of([], failing(RuntimeError("rtsp://user:hunter2@camera\nbroke"))) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "Traceback" not in said
+    [log] = tmp_path.rglob("crash-*.log")
+    assert str(log) in said
+    assert "Traceback" in log.read_text()
+    assert "hunter2" not in said + log.read_text()
+
+
+def test_main_exits_with_the_status() -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["plan", "/no/such.toml"])
+    assert left.value.code == 2
+
+
+def test_help_needs_no_heavy_library() -> None:
+    heavy = ("av", "numba", "onnxruntime", "onnx", "redis", "kafka", "torch", "cv2", "scipy", "matplotlib")
+    script = f"""
+import sys
+from deploy.cli import status_of
+assert status_of(["--help"]) == 0
+print(sorted(set({heavy!r}) & set(sys.modules)), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == "[]\n"
+
+
+def test_a_reader_that_goes_away_early_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -c 'from deploy.cli import main; main()' --help | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""

@@ -1,0 +1,164 @@
+"""The site file and the environment: what is accepted, what is refused, and with which words."""
+
+from pathlib import Path
+
+import pytest
+
+from deploy.settings import Settings, load
+from stream.errors import SettingsError
+
+SITE = """
+[site]
+name = "depot"
+
+[[camera]]
+id = "north"
+url = "rtsp://user:hunter2@10.0.0.5/stream"
+
+[[camera]]
+id = "front-door"
+url = "rtsp://10.0.0.6/stream"
+fps = 4
+"""
+
+
+def load_text(tmp_path: Path, text: str, environment: dict[str, str] | None = None) -> Settings:
+    path = tmp_path / "site.toml"
+    path.write_text(text)
+    return load(path, environment or {})
+
+
+def refusal(tmp_path: Path, text: str, environment: dict[str, str] | None = None) -> str:
+    with pytest.raises(SettingsError) as refused:
+        load_text(tmp_path, text, environment)
+    assert "\n" not in str(refused.value)
+    assert refused.value.exit_status == 2
+    return str(refused.value).replace(str(tmp_path) + "/", "")
+
+
+def test_a_site_without_kafka_and_redis_keeps_both_inside(tmp_path: Path) -> None:
+    settings = load_text(tmp_path, SITE)
+    assert settings.kafka is None
+    assert settings.redis is None
+    assert settings.live
+    assert settings.partitions == {"north": 0, "front-door": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(
+            SITE + "fsp = 5\n",
+            'site.toml line 13: [[camera]] "front-door" unknown setting "fsp"; did you mean "fps"?',
+            id="misspelt key of a camera",
+        ),
+        pytest.param(
+            SITE + "[kafca]\nbootstrap_servers = 'x:1'\n",
+            'site.toml line 13: unknown section "kafca"; did you mean "kafka"?',
+            id="misspelt section",
+        ),
+        pytest.param(
+            SITE + "[redis]\nadress = 'redis://x'\n",
+            'site.toml line 14: [redis] unknown setting "adress"; known: url',
+            id="unknown key with no near one",
+        ),
+        pytest.param(
+            SITE.replace("[site]", "[site]\nretention.frame_s = 60"),
+            'site.toml line 3: [site] unknown setting "retention.frame_s"; did you mean "frames_s"?',
+            id="misspelt key of a table in a section",
+        ),
+        pytest.param(
+            SITE.replace("fps = 4", "fps = 0"),
+            'site.toml line 12: [[camera]] "front-door" fps = 0: input should be greater than',
+            id="number out of range",
+        ),
+        pytest.param(SITE.replace('name = "depot"', ""), '[site] "name" is missing', id="missing key"),
+        pytest.param(SITE.replace('[site]\nname = "depot"', ""), "section [site] is missing", id="missing section"),
+        pytest.param('[site]\nname = "depot"\n', "section [camera] is missing", id="no camera"),
+        pytest.param(
+            SITE.replace("front-door", "north"),
+            'two cameras have the id "north": give each camera an id of its own',
+            id="two cameras with one id",
+        ),
+        pytest.param(
+            SITE + "partition = 0\n",
+            "cameras north and front-door both have partition 0",
+            id="a pin onto another camera's place",
+        ),
+        pytest.param(
+            SITE.replace("rtsp://10.0.0.6/stream", "clip.mp4"),
+            'a site is all live or all files: camera "north" is live, "front-door" is a file',
+            id="live and files mixed",
+        ),
+        pytest.param("[site\n", "site.toml: is not TOML: ", id="not TOML"),
+        pytest.param("x = " + "1" * (1 << 20), "site.toml: is larger than 1 MiB", id="too large"),
+    ],
+)
+def test_a_wrong_site_file_is_refused_in_one_line_that_says_where(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in refusal(tmp_path, text)
+
+
+def test_no_file_a_folder_and_binary_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    for name, expected in [("none.toml", "no such file"), (".", "is a folder"), ("binary.toml", "not text in UTF-8")]:
+        with pytest.raises(SettingsError, match=expected):
+            load(tmp_path / name, {})
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
+    environment = {
+        "SIGHTLINE_REDIS__URL": "redis://example:6379/1",
+        "SIGHTLINE_SITE__RETENTION__FRAMES_S": "300",
+        "SIGHTLINE_CAMERA__FRONT_DOOR__URL": "rtsp://u:p@10.0.0.7/x",
+        "SIGHTLINE_ASSETS": "/somewhere",
+        "HOME": "/root",
+    }
+    settings = load_text(tmp_path, SITE, environment)
+    assert settings.redis is not None
+    assert settings.site.retention.frames_s == 300
+    assert "10.0.0.7" in str(settings.masked())
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [
+        pytest.param(
+            "SIGHTLINE_REDIS__ULR",
+            'SIGHTLINE_REDIS__ULR: [redis] unknown setting "ulr"; did you mean "url"?',
+            id="misspelt key",
+        ),
+        pytest.param(
+            "SIGHTLINE_REDDIS__URL",
+            'SIGHTLINE_REDDIS__URL: unknown section "reddis"; did you mean "redis"?',
+            id="misspelt section",
+        ),
+        pytest.param("SIGHTLINE_REDIS_URL", "two underscores: SIGHTLINE_REDIS__URL", id="one underscore"),
+        pytest.param("SIGHTLINE_CAMERA__SOUTH__URL", "no such camera; known: front_door, north", id="unknown camera"),
+    ],
+)
+def test_a_wrong_variable_is_refused_by_its_name(tmp_path: Path, variable: str, expected: str) -> None:
+    assert expected in refusal(tmp_path, SITE, {variable: "redis://example"})
+
+
+def test_no_secret_is_shown_by_settings_or_their_refusals(tmp_path: Path) -> None:
+    text = SITE.replace("[site]", '[site]\nkey = "correct horse battery"')
+    settings = load_text(tmp_path, text + "[redis]\nurl = 'redis://:hunter3@db:6379'\n")
+    for shown in (repr(settings), str(settings.masked())):
+        assert "hunter" not in shown
+        assert "correct horse" not in shown
+    assert "short" not in refusal(tmp_path, SITE.replace("[site]", '[site]\nkey = "short"')).replace("should", "")
+    assert "hunter2" not in refusal(tmp_path, SITE.replace("rtsp://user", "rtps://user"))
+
+
+def test_files_are_found_beside_the_site_file(tmp_path: Path) -> None:
+    settings = load_text(tmp_path, '[site]\nname = "s"\n[[camera]]\nid = "a"\nurl = "clips/a.mp4"\n')
+    assert str(tmp_path / "clips/a.mp4") in str(settings.camera[0].url)
+    assert not settings.live
+
+
+def test_the_example_loads_and_says_every_section() -> None:
+    path = Path(__file__).parents[2] / "configs/site.example.toml"
+    assert load(path, {}).live
+    written = path.read_text()
+    for section in Settings.model_fields:
+        assert f"[{section}]" in written
