@@ -7,12 +7,14 @@ refused. Whatever bytes come in, the answer is a valid message or a `MessageErro
 
 import functools
 import math
+import time
 from typing import Any, TypeVar
 
 import msgspec
 
 from stream.errors import MessageError
 from stream.messages import CameraState, DeadLetter, Embeddings, Frame, Inner, MatchEvent, Person
+from stream.telemetry import DEAD_LETTERS as DEAD_LETTERS_TOTAL
 
 M = TypeVar("M")
 
@@ -97,6 +99,16 @@ def match_event_schema() -> dict[str, Any]:
         "required": ["schema", *event["required"]],
         "$defs": components,
     }
+
+
+def dead_letter(
+    topic: str, partition: int, offset: int, reason: str, payload: bytes | None, kinds: tuple[type, ...]
+) -> DeadLetter:
+    """What is remembered of bytes that could not be read, counted. The bytes themselves stay with it for matches alone."""
+    DEAD_LETTERS_TOTAL.labels(topic, "undecodable").inc()
+    kept = payload if kinds == MATCHES and payload is not None and len(payload) <= size_limit(MATCHES) else None
+    now = time.time_ns()
+    return DeadLetter(topic=topic, partition=partition, offset=offset, captured_at=now, reason=reason, payload=kept)
 
 
 @functools.cache

@@ -159,6 +159,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, tag="dead_letter"):
     topic: str
     partition: Annotated[int, msgspec.Meta(ge=0)]
     offset: Annotated[int, msgspec.Meta(ge=0)]
+    captured_at: Nanoseconds
+    """When it was set aside, by the wall clock."""
     reason: str
     payload: bytes | None = None
     """The bytes themselves, of the matches topic alone: images and vectors outlive their retention nowhere."""

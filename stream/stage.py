@@ -1,13 +1,18 @@
 """The one loop that moves everything, and what it moves things through."""
 
+import functools
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
+from stream.errors import DeliveryFailed
 from stream.telemetry import BATCH_SIZE, STAGE_SECONDS
 from stream.transport import Record, Sink, Source
+
+log = logging.getLogger(__name__)
 
 M = TypeVar("M")
 X = TypeVar("X")
@@ -15,6 +20,8 @@ Y = TypeVar("Y")
 Z = TypeVar("Z")
 X_contra = TypeVar("X_contra", contravariant=True)
 Y_co = TypeVar("Y_co", covariant=True)
+
+_SAY_AGAIN_S = 10.0
 
 
 class Stage(Protocol[X_contra, Y_co]):
@@ -81,7 +88,8 @@ def run(
 
     At least once: an input is committed only after every output made from it was delivered; outputs are named after
     their inputs, so a repeat is harmless. `prepare` (decoding) and fetching run one batch ahead in a thread of their own.
-    `stage.finish` is called when the source ends by itself. `name` labels the metrics. Errors of any part end the run.
+    `stage.finish` is called when the source ends by itself. `name` labels the metrics. Errors of any part end the run, but for
+    `DeliveryFailed`: the sink keeps what it was given, so the run waits on, says so, and gives up only when it is stopped.
     """
     stop = stop or threading.Event()
     ahead = _Ahead(source, prepare, stop)
@@ -89,17 +97,40 @@ def run(
     try:
         for batch, prepared in ahead:
             started = time.perf_counter()
-            sink.send(stage.process(prepared))
-            sink.flush()
+            if not _deliver(sink, stage.process(prepared), name, stop):
+                return
             source.commit(batch)
             if batch:
                 seconds.observe(time.perf_counter() - started)
                 batch_size.observe(len(batch))
         if not stop.is_set():
-            sink.send(stage.finish())
-            sink.flush()
+            _deliver(sink, stage.finish(), name, stop)
     finally:
         ahead.close()
+
+
+def _deliver(sink: Sink[Y], outputs: Iterable[Y], name: str, stop: threading.Event) -> bool:
+    """Send and flush, again and again while the sink cannot deliver. False when stopped before all was delivered."""
+    for output in outputs:
+        if not _patiently(functools.partial(sink.send, (output,)), name, stop):
+            return False
+    return _patiently(sink.flush, name, stop)
+
+
+def _patiently(act: Callable[[], None], name: str, stop: threading.Event) -> bool:
+    said_at = 0.0
+    while True:
+        try:
+            act()
+        except DeliveryFailed as error:
+            if stop.is_set():
+                log.warning("stopped before everything was delivered; it will be made again", extra={"stage": name})
+                return False
+            if time.monotonic() - said_at > _SAY_AGAIN_S:
+                said_at = time.monotonic()
+                log.warning("waiting: %s", error, extra={"stage": name})
+        else:
+            return True
 
 
 class _Ahead(Generic[M, X]):

@@ -1,9 +1,20 @@
 """Counters and histograms of every stage, and the log.
 
-Every queue has a length here and every loss a counter with its reason.
+Every queue has a length here and every loss a counter with its reason. Secrets never reach a log line: `mask` goes over
+every line whole, tracebacks included.
 """
 
-from prometheus_client import Counter, Gauge, Histogram
+import json as json_
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from stream.errors import SettingsError
+from stream.settings import TelemetrySettings
 
 _MS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -31,3 +42,107 @@ EVENT_SECONDS = Histogram(
 )
 TRACKLETS_DROPPED = Counter("sightline_tracklets_dropped", "Tracklets without an identity, by reason", ["reason"])
 IDENTITIES = Gauge("sightline_gallery_identities", "Identities in the gallery", ["site"])
+RECORDS_EXPIRED = Counter(
+    "sightline_records_expired", "Records that retention removed before they were read", ["topic", "partition"]
+)
+
+_HIDDEN: set[str] = set()
+_URL_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/:@\"']*:)[^\s\"']+@")
+_NAMED = r"[\w-]*(?:password|passwd|pwd|secret|token|api_?key)"
+_ASSIGNED = re.compile(rf"(?i)\b({_NAMED}\s?=\s?)(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)")
+_QUOTED = re.compile(rf"(?i)([\"']{_NAMED}[\"']\s?:\s?)(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')")
+_STANDARD = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+def hide(secret: str) -> None:
+    """From now on `mask` replaces this very text wherever it stands. Ignored under 4 characters: it would hide words."""
+    if len(secret) >= 4:
+        _HIDDEN.add(secret)
+
+
+def mask(text: str) -> str:
+    """The text without its secrets: passwords in URLs, ``password=``, tokens and keys, and what `hide` was told."""
+    for secret in sorted(_HIDDEN, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    text = _URL_PASSWORD.sub(r"\1***@", text)
+    text = _ASSIGNED.sub(r"\1***", text)
+    return _QUOTED.sub(r'\1"***"', text)
+
+
+def setup_logging(*, json: bool = False, level: str = "info", stream: TextIO | None = None) -> None:
+    """Send every log line to standard error (or `stream`) as ``time LEVEL name: message key=value``, or as JSON.
+
+    Fields come from ``extra``. May be called again; the last call holds. kafka-python's own lines are left out: what they
+    say, `stream.kafka` says once and with the remedy.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_Json() if json else _Text())
+    handler.set_name("sightline")
+    root = logging.getLogger()
+    for old in [h for h in root.handlers if h.get_name() == "sightline"]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
+    logging.captureWarnings(True)
+
+
+class MetricsServer:
+    """The Prometheus endpoint of one process."""
+
+    def __init__(self, host: str, port: int) -> None:
+        try:
+            self._server, self._thread = start_http_server(port, host)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise SettingsError(
+                f"[telemetry] metrics_port {port}: cannot listen on {host}: {reason}; give each worker a port of its own"
+            ) from None
+        self.url = f"http://{host}:{self._server.server_port}/metrics"
+
+    def close(self) -> None:
+        """Stop serving; safe to call twice."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(timeout=5)
+
+
+def start_metrics(settings: TelemetrySettings) -> MetricsServer | None:
+    """Serve the metrics where the settings say so. Raises `SettingsError` when the port is taken."""
+    if settings.metrics_port is None:
+        return None
+    return MetricsServer(settings.metrics_host, settings.metrics_port)
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {key}={_plain(value)}" for key, value in _extra(record).items())
+        line = f"{_when(record)} {record.levelname} {record.name}: {record.getMessage()}{fields}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return mask(line)
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {"time": _when(record), "level": record.levelname.lower(), "logger": record.name}
+        line["message"] = mask(record.getMessage())
+        for key, value in _extra(record).items():
+            secret = re.fullmatch(_NAMED, key, re.IGNORECASE)
+            line[key] = "***" if secret else value if isinstance(value, int | float) else mask(str(value))
+        if record.exc_info:
+            line["traceback"] = mask(self.formatException(record.exc_info))
+        return json_.dumps(line)
+
+
+def _extra(record: logging.LogRecord) -> dict[str, object]:
+    return {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+
+
+def _plain(value: object) -> str:
+    text = str(value)
+    return text if re.fullmatch(r"[^\s\"=]+", text) else json_.dumps(text, ensure_ascii=False)
+
+
+def _when(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -34,7 +34,7 @@ EVENT = MatchEvent(
         runner_up=RunnerUp(identity="1f" * 16, similarity=0.4, log_odds=-2.5, same_person=0.1),
     ),
 )  # fmt: skip
-LETTER = DeadLetter(topic="yard.frames", partition=2, offset=11, reason="no Frame")
+LETTER = DeadLetter(topic="yard.frames", partition=2, offset=11, captured_at=5, reason="no Frame")
 MESSAGES = [
     pytest.param(FRAME, FRAMES, id="frame"),
     pytest.param(STATE, FRAMES, id="state beside frames"),
