@@ -1,0 +1,15 @@
+"""Compiled loops of the drawn world: one thread, no global lock, the same floats on every run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numba
+
+Loop = TypeVar("Loop", bound=Callable[..., object])
+
+
+def kernel(loop: Loop) -> Loop:
+    """Compile a loop over arrays. No fast-math and no threads: the same seed gives the same pixels."""
+    return cast(Loop, numba.njit(cache=True, nogil=True, error_model="numpy")(loop))
