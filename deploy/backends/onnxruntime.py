@@ -20,17 +20,7 @@ class OnnxRuntimeBackend:
     def __init__(self, model: Path | bytes, card: ModelCard, threads: int = 1) -> None:
         self.card = card
         self._where = str(model) if isinstance(model, Path) else card.name
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4  # what matters is raised; the rest would go to standard error
-        source = str(model) if isinstance(model, Path) else model
-        try:
-            session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's classes have no common base but this
-            raise BundleError(f"{self._where}: ONNX Runtime cannot load it ({_first_line(error)})") from error
+        session = _session(model, self._where, threads)
         self._check(session)
         self._session: onnxruntime.InferenceSession | None = session
         self._input = session.get_inputs()[0].name
@@ -72,6 +62,29 @@ class OnnxRuntimeBackend:
         for name, shape in self.card.outputs.items():
             if outputs.get(name) != shape:
                 raise BundleError(f"{self._where}: output {name} has shape {outputs.get(name)}, its card says {shape}")
+
+
+def run_once(model: bytes, name: str, array: NDArray[np.generic], output: str) -> NDArray[np.generic]:
+    """One output of a graph that is not of the house contract, for one input. Raises `BundleError` where it does not run."""
+    session = _session(model, "the graph", threads=1)
+    try:
+        return np.asarray(session.run([output], {name: array})[0])
+    except Exception as error:  # onnxruntime's classes have no common base but this
+        raise BundleError(f"the graph: fails on one image ({_first_line(error)})") from error
+
+
+def _session(model: Path | bytes, where: str, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # what matters is raised; the rest would go to standard error
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's classes have no common base but this
+        raise BundleError(f"{where}: ONNX Runtime cannot load it ({_first_line(error)})") from error
 
 
 def _first_line(error: Exception) -> str:

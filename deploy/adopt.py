@@ -1,0 +1,263 @@
+"""Somebody else's ONNX model to a bundle of the house contract: how somebody with real cameras gets models of real people."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import msgspec
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from deploy import adopt_graph
+from deploy.adopt_graph import BoxFormat, Colour, Layout
+from deploy.backends.onnxruntime import OnnxRuntimeBackend, run_once
+from deploy.bundle import Bundle, write_bundle
+from stream.errors import AdoptError, BundleError
+from stream.model import Backend, Links, ModelCard
+
+MAX_BATCH = 32
+ALONE = {"embedding": 1e-4, "scores": 1e-4, "boxes": 0.05}  # how far an image in a batch may be from itself alone
+ALONE_RELATIVE = 1e-3  # or in shares of the value
+GOLDEN_PICTURES = 3
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a family of models takes and returns. (pixel * scale - mean) / std, in the order of `colour`."""
+
+    kind: Literal["detector", "embedder"]
+    colour: Colour = "rgb"
+    scale: float = 1.0
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    boxes: BoxFormat = "xyxy"
+    objectness: bool = False
+    person: int = 0
+    """Class of people among a detector's classes."""
+    licence: str | None = None
+    data_sets: tuple[str, ...] = ()
+    source: str = ""
+
+
+PRESETS = {
+    "yolox": Recipe(
+        kind="detector",
+        colour="bgr",
+        boxes="yolox-grid",
+        objectness=True,
+        licence="Apache-2.0",
+        data_sets=("COCO",),
+        source="YOLOX, github.com/Megvii-BaseDetection/YOLOX, releases from 0.1.1 on",
+    ),
+    "omz-reid": Recipe(
+        kind="embedder",
+        colour="bgr",
+        licence="Apache-2.0",
+        data_sets=("not published",),
+        source="Open Model Zoo person-reidentification-retail, github.com/openvinotoolkit/open_model_zoo",
+    ),
+    "torchreid": Recipe(
+        kind="embedder",
+        colour="rgb",
+        scale=1 / 255,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        licence="MIT",
+        source="torchreid, github.com/KaiyangZhou/deep-person-reid",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A bundle, and what was done to get there, in words."""
+
+    bundle: Bundle
+    notes: tuple[str, ...]
+
+
+def adopt(
+    data: bytes,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    name: str,
+    where: str,
+    version: str = "1",
+    licence: str | None = None,
+    input_hw: tuple[int, int] | None = None,
+    output: str | None = None,
+    fit: Callable[[Backend], Links] | None = None,
+) -> Adopted:
+    """Rewrite the ONNX file `data` (called `where` in messages), try it, and write the bundle to `folder`.
+
+    `output` picks one where the graph has several. `fit` makes an embedder's links; without it the bundle has none. Raises
+    `AdoptError` where the file cannot be brought to the contract; nothing is written then.
+    """
+    licence = licence or recipe.licence
+    if licence is None:
+        raise AdoptError(f"{where}: under which licence is it? Say so with --licence")
+    theirs = adopt_graph.parse(data, where)
+    layout = adopt_graph.layout_of(theirs, where, input_hw)
+    taken = _output(theirs, output, where)
+    returned = _returned(theirs, layout, taken, where)
+    card = ModelCard(
+        name=name,
+        version=version,
+        kind=recipe.kind,
+        input_hw=layout.size_hw,
+        outputs=_outputs(recipe, returned, layout, where),
+        max_batch=1,
+        embedding_size=returned[1] if recipe.kind == "embedder" else None,
+        synthetic_only=False,
+        data_sets=recipe.data_sets,
+        licence=licence,
+        source=f"sightline adopt {Path(where).name}" + (f" ({recipe.source})" if recipe.source else ""),
+        digest="",
+    )
+    pictures = check_pictures(layout.size_hw)
+    model, notes = _rewritten(theirs, layout, recipe, card, taken, open_batch=False)
+    alone = _answers(model, card, pictures, where)
+    _check_values(alone, layout, where)
+    opened, repairs = _rewritten(theirs, layout, recipe, card, taken, open_batch=True)
+    differs = _differs(opened, msgspec.structs.replace(card, max_batch=MAX_BATCH), pictures, alone)
+    if differs is None:
+        model, notes = opened, [*repairs, "each image of a batch equals itself alone"]
+        card = msgspec.structs.replace(card, max_batch=MAX_BATCH)
+    else:
+        notes = [f"takes one image at a time: in a batch {differs}"]
+    golden: dict[str, NDArray[np.generic]] = {"inputs": pictures[:GOLDEN_PICTURES]}
+    golden |= {key: array[:GOLDEN_PICTURES] for key, array in alone.items()}
+    links = None
+    if fit is not None and recipe.kind == "embedder":
+        links = fit(OnnxRuntimeBackend(model, card))
+        notes.append(f"links fitted on {links.fitted_on}")
+    return Adopted(write_bundle(folder, model, card, golden, links), tuple(notes))
+
+
+def check_pictures(size_hw: tuple[int, int], n: int = 5) -> NDArray[np.uint8]:
+    """(n, H, W, 3) seeded pictures as unlike each other as can be: dark, bright, coarse, fine, coloured."""
+    rng = np.random.default_rng(0)
+    pictures = np.empty((n, *size_hw, 3), np.uint8)
+    for place in range(n):
+        cells = 4 << (place % 3)  # 4, 8 or 16 patches a side
+        low = rng.uniform(0, 120, 3)
+        coarse = rng.uniform(low, low + rng.uniform(20, 135, 3), (cells, cells, 3)).astype(np.float32)
+        smooth = cv2.resize(coarse, size_hw[::-1], interpolation=(cv2.INTER_LINEAR, cv2.INTER_NEAREST)[place % 2])
+        pictures[place] = (smooth + rng.normal(0, 4 * place, smooth.shape)).clip(0, 255)
+    return pictures
+
+
+def _output(theirs: onnx.ModelProto, wanted: str | None, where: str) -> str:
+    """The graph's name of the output to take."""
+    names = [one.name.removeprefix(adopt_graph.PREFIX) for one in theirs.graph.output]
+    if wanted is None and len(names) > 1:
+        raise AdoptError(f"{where}: returns {', '.join(names)}; choose one with --output")
+    if wanted is not None and wanted not in names:
+        raise AdoptError(f"{where}: returns {', '.join(names)}, no {wanted}")
+    return adopt_graph.PREFIX + (wanted or names[0])
+
+
+def _returned(theirs: onnx.ModelProto, layout: Layout, output: str, where: str) -> tuple[int, ...]:
+    """The shape that the untouched graph really returns for one image; it must be the declared one."""
+    h, w = layout.size_hw
+    shape = (1, 3, h, w) if layout.channels_first else (1, h, w, 3)
+    picture = np.zeros(shape, helper.tensor_dtype_to_np_dtype(layout.element))
+    try:
+        returned = run_once(theirs.SerializeToString(), layout.name, picture, output).shape
+    except BundleError as error:
+        raise AdoptError(f"{where}: {str(error).partition(': ')[2]}") from error
+    declared = adopt_graph.declared_shape(theirs, output)
+    if declared and (
+        len(declared) != len(returned)
+        or any(a not in (None, b) for a, b in zip(declared[1:], returned[1:], strict=True))
+    ):
+        raise AdoptError(
+            f"{where}: declares an output {adopt_graph.said(declared)} and returns {adopt_graph.said(returned)}; export it again"
+        )
+    return tuple(returned)
+
+
+def _outputs(recipe: Recipe, returned: tuple[int, ...], layout: Layout, where: str) -> dict[str, tuple[int, ...]]:
+    """The contract's outputs, sized by what the graph returns. Raises `AdoptError` where that is no answer of its kind."""
+    said = f"{where}: returns {adopt_graph.said(returned)}"
+    if recipe.kind == "embedder":
+        if len(returned) < 2 or returned[0] != 1 or any(size != 1 for size in returned[2:]):
+            raise AdoptError(f"{said}, expected one vector per image: (1, D)")
+        if not 8 <= returned[1] <= 8192:
+            raise AdoptError(f"{said}, expected vectors of 8 to 8192 values")
+        return {"embedding": (returned[1],)}
+    values = 4 + recipe.objectness + recipe.person + 1
+    if len(returned) != 3 or returned[0] != 1 or returned[2] < values:
+        raise AdoptError(f"{said}, expected (1, boxes, at least {values} values)")
+    if recipe.boxes == "yolox-grid" and returned[1] != adopt_graph.anchors_of(layout.size_hw):
+        h, w = layout.size_hw
+        raise AdoptError(f"{said}, expected {adopt_graph.anchors_of(layout.size_hw)} boxes, YOLOX's for {h}x{w}")
+    return {"boxes": (returned[1], 4), "scores": (returned[1],)}
+
+
+def _rewritten(
+    theirs: onnx.ModelProto, layout: Layout, recipe: Recipe, card: ModelCard, output: str, *, open_batch: bool
+) -> tuple[bytes, list[str]]:
+    """The graph by the house contract, with an open batch or pinned to one image, and what was repaired for it."""
+    model = onnx.ModelProto()
+    model.CopyFrom(theirs)
+    notes = adopt_graph.open_batch(model, layout) if open_batch else adopt_graph.pin_batch(model)
+    adopt_graph.take_pixels(model, layout, colour=recipe.colour, scale=recipe.scale, mean=recipe.mean, std=recipe.std)
+    if recipe.kind == "embedder":
+        adopt_graph.give_embedding(model, output, card.outputs["embedding"][0])
+    else:
+        adopt_graph.give_boxes(
+            model,
+            output,
+            card.outputs["scores"][0],
+            size_hw=layout.size_hw,
+            boxes=recipe.boxes,
+            objectness=recipe.objectness,
+            person=recipe.person,
+        )
+    return model.SerializeToString(), notes
+
+
+def _answers(model: bytes, card: ModelCard, pictures: NDArray[np.uint8], where: str) -> dict[str, NDArray[np.float32]]:
+    try:
+        return OnnxRuntimeBackend(model, card).infer(pictures)
+    except BundleError as error:
+        raise AdoptError(f"{where}: {str(error).partition(': ')[2]}") from error
+
+
+def _check_values(answers: dict[str, NDArray[np.float32]], layout: Layout, where: str) -> None:
+    """Raises `AdoptError` where the values cannot be what they are declared to be: usually the wrong preset."""
+    for name, array in answers.items():
+        if not np.isfinite(array).all():
+            raise AdoptError(f"{where}: {name} is not finite for ordinary pictures; is this its preset?")
+    if "embedding" in answers:
+        vectors = answers["embedding"]
+        if float((vectors @ vectors.T).min()) > 1 - 1e-4:
+            raise AdoptError(
+                f"{where}: gives the same vector for unlike pictures; is this its preset, its colour scale?"
+            )
+    else:
+        scores = answers["scores"]
+        if scores.min() < -1e-3 or scores.max() > 1 + 1e-3:
+            raise AdoptError(f"{where}: scores run from {scores.min():.2f} to {scores.max():.2f}, expected 0 to 1")
+
+
+def _differs(
+    model: bytes, card: ModelCard, pictures: NDArray[np.uint8], alone: dict[str, NDArray[np.float32]]
+) -> str | None:
+    """How a batch's images differ from themselves alone, in words; None where they do not."""
+    try:
+        together = OnnxRuntimeBackend(model, card).infer(pictures)
+    except BundleError:
+        return "it does not run"
+    for name, array in alone.items():
+        difference = np.abs(together[name] - array)
+        if (difference > ALONE[name] + ALONE_RELATIVE * np.abs(array)).any():
+            return f"its {name} change by up to {difference.max():.3g}"
+    return None
