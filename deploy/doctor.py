@@ -1,0 +1,162 @@
+"""Looks at everything that a site needs and says what to do about what it finds. Changes nothing."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from deploy.settings import Settings
+from detector.settings import DetectorSettings
+from ingest.settings import CameraSettings
+from reid.settings import EmbedderSettings
+from stream.errors import NotAVideo, SightlineError
+from stream.model import Kind
+
+Status = Literal["ok", "warning", "failed"]
+
+WATCH_S = 2.0  # each camera is watched this long
+FRAMES = 50  # or for so many pictures, whichever comes first: a file gives them at once
+SILENCE_S = 10.0
+LATE_FIRST_PICTURE_S = 4.0  # beyond, the camera sends key frames too rarely to come back quickly
+DISK_FREE = 2 << 30
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was looked at."""
+
+    check: str
+    status: Status
+    found: str
+    remedy: str = ""
+    """What to do; empty where nothing is, or where `found` is an error, which says it itself."""
+
+
+def examine(settings: Settings | None, state: Path) -> Iterator[Finding]:
+    """Findings as they come; without settings those of the machine and the shipped bundles alone."""
+    yield machine(state)
+    yield from bundles(settings)
+    if settings is None:
+        return
+    with ThreadPoolExecutor(len(settings.camera), "doctor") as pool:
+        yield from pool.map(camera, settings.camera)
+
+
+def machine(state: Path) -> Finding:
+    """Processors and disk."""
+    there = next(folder for folder in (state, *state.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    found = f"{os.cpu_count()} cores, {free / 1e9:.1f} GB free at {there}"
+    if free < DISK_FREE:
+        return Finding(check="machine", status="warning", found=found, remedy="free some disk, or give --state another")
+    return Finding(check="machine", status="ok", found=found)
+
+
+def bundles(settings: Settings | None) -> Iterator[Finding]:
+    """Both models: intact, right on this machine, how fast, and whether they ever saw a real person."""
+    detector = settings.detector if settings else DetectorSettings()
+    reid = settings.reid if settings else EmbedderSettings()
+    real = settings is not None and any(c.kind != "synthetic" for c in settings.camera)
+    yield bundle("detector", detector.bundle, real)
+    yield bundle("embedder", reid.bundle, real)
+
+
+def bundle(kind: Kind, name: str, camera_is_real: bool) -> Finding:
+    """One model."""
+    from deploy.backends import load
+    from deploy.bundle import load_bundle, synthetic_only_warning
+
+    def look() -> Finding:
+        found = load_bundle(name, kind)
+        backend = load(found)
+        image = np.zeros((1, *found.card.input_hw, 3), np.uint8)
+        backend.infer(image)
+        started = time.perf_counter()
+        for _ in range(5):
+            backend.infer(image)
+        each_ms = (time.perf_counter() - started) * 200
+        backend.close()
+        said = f"{found.card.id}, {found.card.input_hw[1]}x{found.card.input_hw[0]}, {each_ms:.1f} ms on one core"
+        if kind == "embedder" and found.links is None:
+            remedy = "adopt or export it again: without links.json the matcher cannot judge a similarity"
+            return Finding(check=f"bundle {name}", status="failed", found=f"{said}; has no link rows", remedy=remedy)
+        warning = synthetic_only_warning(found.card, camera_is_real)
+        if warning:
+            return Finding(check=f"bundle {name}", status="warning", found=said, remedy=warning)
+        return Finding(check=f"bundle {name}", status="ok", found=said)
+
+    return _translated(f"bundle {name}", look)
+
+
+def camera(settings: CameraSettings) -> Finding:
+    """Open a camera like ingest does, watch it for two seconds, let it go."""
+    check = f"camera {settings.id}"
+    return _translated(check, lambda: _synthetic(settings) if settings.kind == "synthetic" else _watch(settings))
+
+
+def _synthetic(settings: CameraSettings) -> Finding:
+    from ingest.synthetic.scene import parse_url
+
+    scene, _, pace = parse_url(settings.url)
+    found = f"drawn here: {scene.width}x{scene.height} at {scene.fps:g} fps, {scene.seconds:g} s, pace {pace}"
+    return Finding(check=f"camera {settings.id}", status="ok", found=found)
+
+
+def _watch(settings: CameraSettings) -> Finding:
+    from ingest.clock import WallClock
+    from ingest.decode import open_video
+
+    started = time.monotonic()
+    arrivals: list[int] = []
+    times: list[int] = []
+    delays: list[int] = []
+    with open_video(settings, WallClock(), SILENCE_S) as video:
+        opened_s = time.monotonic() - started
+        for picture in video.pictures(lambda: SILENCE_S):
+            arrivals.append(picture.arrival_ns)
+            if picture.time_ns is not None:
+                times.append(picture.time_ns)
+            if picture.utc_ns is not None:
+                delays.append(picture.arrival_ns - picture.utc_ns)
+            if len(arrivals) == 1:
+                first_s = time.monotonic() - started
+                height, width = picture.pixels(1 << 14).shape[:2]
+            if len(arrivals) >= FRAMES or time.monotonic() - started - first_s > WATCH_S:
+                break
+        if not arrivals:
+            raise NotAVideo(f"{settings.shown_url} opens but has no picture in it: record or copy it again")
+        codec, has_times = video.codec, video.has_times
+    stamps = times if len(times) > 1 else ([] if settings.is_file else arrivals)
+    span_s = (max(stamps) - min(stamps)) / 1e9 if stamps else 0.0
+    fps = (len(stamps) - 1) / span_s if span_s > 0 else None
+    said = f"{codec} {width}x{height}" + (f" at {fps:.1f} fps" if fps else "")
+    if not settings.is_file:
+        said += f", opened in {opened_s:.1f} s, first picture after {first_s:.1f} s"
+        said += f", {min(delays) / 1e6:.0f} ms behind its own clock" if delays else ""
+    return _judged(settings, said, fps, first_s, has_times)
+
+
+def _judged(settings: CameraSettings, said: str, fps: float | None, first_s: float, has_times: bool) -> Finding:
+    """What of a camera that works could be better."""
+    remedy = ""
+    if settings.is_file and not has_times and settings.source_fps is None and "fps" not in settings.model_fields_set:
+        remedy = f"the file has no times, {settings.raw_fps:g} fps are taken: set source_fps"
+    elif fps is not None and fps < settings.fps * 0.9:
+        remedy = f"{settings.fps:g} fps are asked for: raise the camera's rate, or lower fps"
+    elif not settings.is_file and first_s > LATE_FIRST_PICTURE_S:
+        remedy = "set the camera's key frame interval to 1 or 2 s: it comes back quicker after a break"
+    status: Status = "warning" if remedy else "ok"
+    return Finding(check=f"camera {settings.id}", status=status, found=said, remedy=remedy)
+
+
+def _translated(check: str, look: Callable[[], Finding]) -> Finding:
+    """An error is a finding; its own line says what to do."""
+    try:
+        return look()
+    except SightlineError as error:
+        return Finding(check=check, status="failed", found=str(error))
