@@ -1,0 +1,126 @@
+"""What does not end: cameras on the network and on this machine. They come and go; the thread stays."""
+
+import logging
+import random
+import threading
+
+from ingest.clock import SECOND_NS, LiveClock, Pacer, WallClock
+from ingest.decode import CameraSilent, open_video
+from ingest.frames import FrameWriter
+from ingest.patience import Backoff, Patience, Watchdog
+from ingest.queues import CameraQueue
+from ingest.settings import CameraSettings
+from stream.errors import CameraError, CameraUnauthorised, CameraUnreachable
+from stream.messages import Clock
+from stream.telemetry import (
+    CAMERA_CONNECTED,
+    CAMERA_RECONNECTS,
+    CLOCK_JUMPS,
+    CLOCK_OFFSET,
+    FRAMES_DROPPED,
+)
+
+log = logging.getLogger(__name__)
+
+
+class LiveCamera:
+    """Connects, delivers, and tries again for as long as it takes."""
+
+    def __init__(
+        self,
+        camera: CameraSettings,
+        writer: FrameWriter,
+        queue: CameraQueue,
+        wall: WallClock,
+        patience: Patience,
+        stop: threading.Event,
+    ) -> None:
+        self._camera, self._writer, self._queue = camera, writer, queue
+        self._wall, self._patience, self._stop = wall, patience, stop
+        self._watchdog = Watchdog(patience)
+        self._connected = CAMERA_CONNECTED.labels(camera.id)
+        self._delivered_ns = 0  # how long the last connection delivered
+
+    def run(self) -> None:
+        """Until it is stopped."""
+        backoff = Backoff(self._patience, random.Random())
+        said = ""
+        while not self._stop.is_set():
+            failure = self._connection()
+            self._queue.away()
+            self._writer.break_off()
+            self._connected.set(0)
+            if self._stop.is_set():
+                return
+            CAMERA_RECONNECTS.labels(self._camera.id, _REASONS.get(type(failure), "unusable")).inc()
+            if str(failure) != said or self._delivered_ns:  # one line per change, not one per attempt
+                log.warning("%s; trying again until it is back", failure)
+                said = str(failure)
+            if self._delivered_ns > self._patience.settled_s * SECOND_NS:
+                backoff.reset()
+            self._stop.wait(backoff.longest_s() if isinstance(failure, CameraUnauthorised) else backoff.wait_s())
+
+    def _connection(self) -> CameraError:
+        """Deliver until the connection ends; returns why."""
+        self._delivered_ns = 0
+        try:
+            self._deliver()
+            return CameraUnreachable(f"camera {self._camera.id}: {self._camera.shown_url} ended its stream")
+        except CameraSilent as error:
+            self._watchdog.gave_up()
+            return error
+        except CameraError as error:
+            return error
+
+    def _deliver(self) -> None:
+        camera, wall = self._camera, self._wall
+        clock, named = LiveClock(round(camera.clock_offset * 1e9)), False
+        pacer = Pacer()
+        began_ns = before_ns = 0
+        offset, untimed = CLOCK_OFFSET.labels(camera.id), FRAMES_DROPPED.labels(camera.id, "untimed")
+        with open_video(camera, wall, self._watchdog.open_s, self._watchdog.silence_s) as video:
+            for picture in video.pictures(lambda: self._watchdog.silence_s):
+                if self._stop.is_set():
+                    return
+                if before_ns:
+                    self._watchdog.saw_gap((picture.arrival_ns - before_ns) / 1e9)
+                else:
+                    began_ns = picture.arrival_ns
+                    self._connected.set(1)
+                    log.info("camera %s: %s: %s", camera.id, camera.shown_url, video.describe())
+                before_ns = picture.arrival_ns
+                self._delivered_ns = before_ns - began_ns + 1
+                arrival_ns = picture.arrival_ns
+                if not video.has_times:
+                    stream_ns = arrival_ns
+                elif picture.time_ns is None:  # the first picture of an RTSP stream
+                    untimed.inc()
+                    continue
+                elif picture.utc_ns is not None:
+                    if not named:
+                        clock.shift(picture.utc_ns - picture.time_ns)
+                        named = True
+                    stream_ns = picture.utc_ns
+                else:
+                    stream_ns = picture.time_ns
+                    if camera.kind == "http":  # HLS comes a segment at a time
+                        if self._stop.wait(pacer.wait_ns(wall.now_ns(), stream_ns) / 1e9):
+                            return
+                        arrival_ns = wall.now_ns()
+                stamp = clock.stamp(arrival_ns, stream_ns)
+                offset.set(clock.offset_ns / 1e9)
+                if stamp.jump_s is not None:
+                    CLOCK_JUMPS.labels(camera.id).inc()
+                    log.warning(
+                        "camera %s: its clock jumped by %+.1f s; a new stream begins", camera.id, stamp.jump_s
+                    )  # fmt: skip
+                    self._writer.break_off()
+                kind: Clock = "rtcp" if named else "arrival"
+                self._writer.take(picture, stamp.captured_ns, kind)
+
+
+_REASONS: dict[type[CameraError], str] = {
+    CameraSilent: "silent",
+    CameraUnreachable: "unreachable",
+    CameraUnauthorised: "unauthorised",
+}
