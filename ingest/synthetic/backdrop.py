@@ -50,7 +50,12 @@ def _tiles() -> list[NDArray[np.float32]]:
         step = int(rng.choice([8, 12, 16, 24, 32, 48]))
         if kind in (0, 1):  # boards
             board = rng.uniform(0.75, 1.2, _TILE // step + 1)[x // step]
-            sheet = sheet * board * np.where(x % step < 1, 0.6, 1.0) * (1 + 0.06 * np.sin(y * rng.uniform(0.1, 0.6) + 9 * board))
+            sheet = (
+                sheet
+                * board
+                * np.where(x % step < 1, 0.6, 1.0)
+                * (1 + 0.06 * np.sin(y * rng.uniform(0.1, 0.6) + 9 * board))
+            )
         elif kind in (2, 3):  # bricks, tiles
             shifted = x + (y // (step // 2)) % 2 * (step // 2) if kind == 2 else x
             high = step // 2 if kind == 2 else step
@@ -76,12 +81,20 @@ def _tiles() -> list[NDArray[np.float32]]:
             for _ in range(220):
                 a = rng.integers(0, _TILE, 2)
                 b = a + rng.integers(-50, 50, 2)
-                cv2.line(sheet, (int(a[0]), int(a[1])), (int(b[0]), int(b[1])), float(rng.uniform(0.4, 1.6)), int(rng.integers(1, 4)))
+                cv2.line(
+                    sheet,
+                    (int(a[0]), int(a[1])),
+                    (int(b[0]), int(b[1])),
+                    float(rng.uniform(0.4, 1.6)),
+                    int(rng.integers(1, 4)),
+                )
         tiles.append(np.ascontiguousarray(sheet, np.float32).clip(0.1, 2.2))
     return tiles
 
 
-def texture(rng: Rng, size_hw: tuple[int, int], colour: NDArray[np.float64] | None = None, scale: float | None = None) -> Image:
+def texture(
+    rng: Rng, size_hw: tuple[int, int], colour: NDArray[np.float64] | None = None, scale: float | None = None
+) -> Image:
     """A textured surface (h, w, 3) uint8 in one or two colours."""
     tiles = _tiles()
     tile = tiles[rng.integers(len(tiles))]
@@ -96,7 +109,9 @@ def texture(rng: Rng, size_hw: tuple[int, int], colour: NDArray[np.float64] | No
     other = base * rng.uniform(0.6, 1.4) + rng.normal(0, 12, 3) if rng.random() < 0.8 else _paint(rng)
     # one table of 256 colours is cheaper than arithmetic on three planes
     share = np.linspace(-1, 1.2, 256)[:, None] * contrast
-    table = np.clip(base + (other - base) * np.clip(share, 0, 1) + base * np.clip(share, -1, 1) * 0.9, 0, 255).astype(np.uint8)
+    table = np.clip(base + (other - base) * np.clip(share, 0, 1) + base * np.clip(share, -1, 1) * 0.9, 0, 255).astype(
+        np.uint8
+    )
     index = np.clip((relief - 1) * 116 + 116, 0, 255).astype(np.uint8)
     return np.asarray(table[index])
 
@@ -127,7 +142,9 @@ def _window(rng: Rng, image: Image, x: int, y: int, wide: int, high: int) -> Non
         return
     kind = rng.random()
     if kind < 0.35:
-        glass = np.linspace(1.0, rng.uniform(0.5, 0.9), area.shape[0])[:, None, None] * (rng.uniform(120, 245) + np.array([-15, 0, 15]))
+        glass = np.linspace(1.0, rng.uniform(0.5, 0.9), area.shape[0])[:, None, None] * (
+            rng.uniform(120, 245) + np.array([-15, 0, 15])
+        )
         area[:] = np.clip(glass, 0, 255)
     elif kind < 0.7:
         area[:] = np.clip(texture(rng, area.shape[:2]) * rng.uniform(0.2, 0.7), 0, 255)
@@ -154,7 +171,9 @@ def _shelf(rng: Rng, image: Image, x: int, y: int, wide: int, high: int) -> None
         while at < x + wide - 2:
             size = int(rng.integers(2, max(4, wide // 5) + 1))
             tall = int(step * rng.uniform(0.3, 0.92))
-            cv2.rectangle(image, (at, top + step - tall), (min(at + size, x + wide), top + step - 1), _rgb(_paint(rng)), -1)
+            cv2.rectangle(
+                image, (at, top + step - tall), (min(at + size, x + wide), top + step - 1), _rgb(_paint(rng)), -1
+            )
             at += size + int(rng.integers(0, 3))
         cv2.line(image, (x, top + step), (x + wide, top + step), _rgb(_paint(rng)), 1)
 
@@ -167,11 +186,16 @@ def _sign(rng: Rng, image: Image, x: int, y: int, wide: int, high: int) -> None:
         scale = max(0.25, high / 40 * rng.uniform(0.4, 1.0))
         for line in range(int(rng.integers(1, 4))):
             place = (x + 2, y + int(high * (0.35 + 0.3 * line)))
-            cv2.putText(image, letters, place, int(rng.integers(0, 8)), scale, _rgb(_paint(rng)), max(1, int(scale * 2)))
+            cv2.putText(
+                image, letters, place, int(rng.integers(0, 8)), scale, _rgb(_paint(rng)), max(1, int(scale * 2))
+            )
     else:
         for _ in range(int(rng.integers(2, 7))):
             a = x + int(rng.integers(0, max(1, wide))), y + int(rng.integers(0, max(1, high)))
-            b = min(x + wide, a[0] + int(rng.integers(1, max(2, wide)))), min(y + high, a[1] + int(rng.integers(1, max(2, high))))
+            b = (
+                min(x + wide, a[0] + int(rng.integers(1, max(2, wide)))),
+                min(y + high, a[1] + int(rng.integers(1, max(2, high)))),
+            )
             cv2.rectangle(image, a, b, _rgb(_paint(rng)), -1)
 
 
@@ -204,7 +228,13 @@ def _around(rng: Rng, x: float, y: float, wide: float, high: float, corners: int
 
 def _tree(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
     top = tall * rng.uniform(0.9, 2.6)
-    cv2.line(image, (int(x), int(y)), (int(x + rng.normal(0, 0.05) * tall), int(y - top)), _rgb(_paint(rng) * 0.5), max(1, int(tall * rng.uniform(0.03, 0.14))))
+    cv2.line(
+        image,
+        (int(x), int(y)),
+        (int(x + rng.normal(0, 0.05) * tall), int(y - top)),
+        _rgb(_paint(rng) * 0.5),
+        max(1, int(tall * rng.uniform(0.03, 0.14))),
+    )
     green = np.array([60, 95, 45]) * rng.uniform(0.4, 1.6) + rng.normal(0, 12, 3)
     for _ in range(int(rng.integers(2, 6))):
         wide, high = tall * rng.uniform(0.15, 0.6, 2)
@@ -233,26 +263,49 @@ def _leaves(rng: Rng, image: Image, points: NDArray[np.float64], green: NDArray[
 
 def _plant(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
     pot = tall * rng.uniform(0.08, 0.2)
-    _polygon(rng, image, np.array([[x - pot, y - 1.8 * pot], [x + pot, y - 1.8 * pot], [x + 0.7 * pot, y], [x - 0.7 * pot, y]]), 0.2)
+    _polygon(
+        rng,
+        image,
+        np.array([[x - pot, y - 1.8 * pot], [x + pot, y - 1.8 * pot], [x + 0.7 * pot, y], [x - 0.7 * pot, y]]),
+        0.2,
+    )
     green = np.array([55, 100, 50]) * rng.uniform(0.4, 1.5) + rng.normal(0, 12, 3)
     high = tall * rng.uniform(0.2, 0.5)
-    _leaves(rng, image, _around(rng, x, y - 1.8 * pot - high * 0.8, tall * rng.uniform(0.12, 0.3), high, 14, 0.3), green)
+    _leaves(
+        rng, image, _around(rng, x, y - 1.8 * pot - high * 0.8, tall * rng.uniform(0.12, 0.3), high, 14, 0.3), green
+    )
     for _ in range(int(rng.integers(0, 10))):
         end = (int(x + rng.normal(0, 0.2) * tall), int(y - 1.8 * pot - high * rng.uniform(0.8, 2.0)))
-        cv2.line(image, (int(x), int(y - 1.8 * pot)), end, _rgb(green * rng.uniform(0.6, 1.3)), max(1, int(tall * 0.02)))
+        cv2.line(
+            image, (int(x), int(y - 1.8 * pot)), end, _rgb(green * rng.uniform(0.6, 1.3)), max(1, int(tall * 0.02))
+        )
 
 
 def _car(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
     length, high = tall * rng.uniform(1.6, 2.8), tall * rng.uniform(0.7, 1.3)
     side = rng.choice([-1, 1])
-    body = np.array([[-0.5, -0.12], [-0.5, -0.5], [-0.36, -0.55], [-0.2, -0.95], [0.2, -1.0], [0.36, -0.58], [0.5, -0.5], [0.5, -0.12]])
+    body = np.array(
+        [
+            [-0.5, -0.12],
+            [-0.5, -0.5],
+            [-0.36, -0.55],
+            [-0.2, -0.95],
+            [0.2, -1.0],
+            [0.36, -0.58],
+            [0.5, -0.5],
+            [0.5, -0.12],
+        ]
+    )
     body = body * [side * length, high] + [x, y]
     paint = _paint(rng)
     cv2.fillPoly(image, [np.round(body).astype(np.int32)], _rgb(paint))
     lower = np.array([[-0.5, -0.12], [-0.5, -0.34], [0.5, -0.34], [0.5, -0.12]]) * [length, high] + [x, y]
     cv2.fillPoly(image, [np.round(lower).astype(np.int32)], _rgb(paint * 0.75))
     for a, b in ((-0.18, -0.01), (0.02, 0.19)):
-        pane = np.array([[a - 0.08 * (a < 0), -0.56], [a, -0.88], [b, -0.9], [b + 0.09 * (b > 0.1), -0.56]]) * [side * length, high] + [x, y]
+        pane = np.array([[a - 0.08 * (a < 0), -0.56], [a, -0.88], [b, -0.9], [b + 0.09 * (b > 0.1), -0.56]]) * [
+            side * length,
+            high,
+        ] + [x, y]
         cv2.fillPoly(image, [np.round(pane).astype(np.int32)], _rgb(np.full(3, rng.uniform(20, 160)) + [0, 5, 10]))
     for a in (-0.3, 0.3):
         centre = (int(x + a * length), int(y - 0.12 * high))
@@ -266,7 +319,11 @@ def _bicycle(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
     left, right = (int(x - 0.3 * tall), int(y - radius)), (int(x + 0.3 * tall), int(y - radius))
     for hub in (left, right):
         cv2.circle(image, hub, max(2, int(radius)), (25, 25, 25), thick)
-    crank, seat, bar = (int(x - 0.03 * tall), int(y - radius)), (int(x - 0.12 * tall), int(y - 0.52 * tall)), (int(x + 0.22 * tall), int(y - 0.56 * tall))
+    crank, seat, bar = (
+        (int(x - 0.03 * tall), int(y - radius)),
+        (int(x - 0.12 * tall), int(y - 0.52 * tall)),
+        (int(x + 0.22 * tall), int(y - 0.56 * tall)),
+    )
     for a, b in ((left, seat), (left, crank), (crank, seat), (crank, bar), (seat, bar), (bar, right)):
         cv2.line(image, a, b, dark, thick + 1)
     cv2.line(image, (bar[0] - int(0.08 * tall), bar[1] - thick), bar, (20, 20, 20), thick + 1)
@@ -277,9 +334,34 @@ def _chair(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
     paint, wide, seat = _rgb(_paint(rng)), tall * rng.uniform(0.12, 0.16), tall * 0.27
     thick = max(1, int(tall * 0.02))
     for dx in (-1.0, -0.6, 0.6, 1.0):
-        cv2.line(image, (int(x + dx * wide), int(y - (0.05 * tall if abs(dx) < 1 else 0))), (int(x + dx * wide * 0.9), int(y - seat)), paint, thick)
-    _polygon(rng, image, np.array([[x - wide, y - seat], [x + wide, y - seat], [x + 0.8 * wide, y - seat - 0.06 * tall], [x - 0.8 * wide, y - seat - 0.06 * tall]]), 0.3)
-    back = np.array([[x - 0.85 * wide, y - seat], [x + 0.85 * wide, y - seat], [x + 0.8 * wide, y - 0.52 * tall], [x - 0.8 * wide, y - 0.52 * tall]])
+        cv2.line(
+            image,
+            (int(x + dx * wide), int(y - (0.05 * tall if abs(dx) < 1 else 0))),
+            (int(x + dx * wide * 0.9), int(y - seat)),
+            paint,
+            thick,
+        )
+    _polygon(
+        rng,
+        image,
+        np.array(
+            [
+                [x - wide, y - seat],
+                [x + wide, y - seat],
+                [x + 0.8 * wide, y - seat - 0.06 * tall],
+                [x - 0.8 * wide, y - seat - 0.06 * tall],
+            ]
+        ),
+        0.3,
+    )
+    back = np.array(
+        [
+            [x - 0.85 * wide, y - seat],
+            [x + 0.85 * wide, y - seat],
+            [x + 0.8 * wide, y - 0.52 * tall],
+            [x - 0.8 * wide, y - 0.52 * tall],
+        ]
+    )
     _polygon(rng, image, back, 0.5)
 
 
@@ -289,10 +371,29 @@ def _table(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
     paint = _rgb(_paint(rng) * 0.7)
     for dx, dy in ((-1, 0), (1, 0), (-0.85, deep), (0.85, deep)):
         cv2.line(image, (int(x + dx * wide), int(y - dy)), (int(x + dx * wide), int(y - dy - high)), paint, thick)
-    _polygon(rng, image, np.array([[x - 1.05 * wide, y - high], [x + 1.05 * wide, y - high], [x + 0.9 * wide, y - high - deep], [x - 0.9 * wide, y - high - deep]]), 0.5)
+    _polygon(
+        rng,
+        image,
+        np.array(
+            [
+                [x - 1.05 * wide, y - high],
+                [x + 1.05 * wide, y - high],
+                [x + 0.9 * wide, y - high - deep],
+                [x - 0.9 * wide, y - high - deep],
+            ]
+        ),
+        0.5,
+    )
     for _ in range(int(rng.integers(0, 5))):
         a, size = x + rng.uniform(-0.9, 0.9) * wide, tall * rng.uniform(0.03, 0.12)
-        _polygon(rng, image, np.array([[a, y - high], [a + size, y - high], [a + size, y - high - 1.5 * size], [a, y - high - 1.5 * size]]), 0.2)
+        _polygon(
+            rng,
+            image,
+            np.array(
+                [[a, y - high], [a + size, y - high], [a + size, y - high - 1.5 * size], [a, y - high - 1.5 * size]]
+            ),
+            0.2,
+        )
 
 
 def _crate(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
@@ -301,15 +402,37 @@ def _crate(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
     deep, rise = tall * rng.uniform(-0.2, 0.2), tall * rng.uniform(0.02, 0.12)
     _polygon(rng, image, np.array([[x - wide, y], [x + wide, y], [x + wide, y - high], [x - wide, y - high]]), 0.7)
     edge = wide if deep > 0 else -wide
-    _polygon(rng, image, np.array([[x + edge, y], [x + edge + deep, y - rise], [x + edge + deep, y - high - rise], [x + edge, y - high]]), 0.3)
-    _polygon(rng, image, np.array([[x - wide, y - high], [x + wide, y - high], [x + wide + deep, y - high - rise], [x - wide + deep, y - high - rise]]), 0.2)
+    _polygon(
+        rng,
+        image,
+        np.array(
+            [[x + edge, y], [x + edge + deep, y - rise], [x + edge + deep, y - high - rise], [x + edge, y - high]]
+        ),
+        0.3,
+    )
+    _polygon(
+        rng,
+        image,
+        np.array(
+            [
+                [x - wide, y - high],
+                [x + wide, y - high],
+                [x + wide + deep, y - high - rise],
+                [x - wide + deep, y - high - rise],
+            ]
+        ),
+        0.2,
+    )
     if rng.random() < 0.4:
         _sign(rng, image, int(x - 0.7 * wide), int(y - 0.9 * high), int(1.4 * wide), int(0.4 * high))
 
 
 def _post(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
     """A pole, pillar, lamp, bollard or parking meter."""
-    high, wide = tall * rng.choice([0.5, 0.8, 1.2, 2.5]) * rng.uniform(0.8, 1.2), tall * rng.choice([0.02, 0.05, 0.1, 0.18])
+    high, wide = (
+        tall * rng.choice([0.5, 0.8, 1.2, 2.5]) * rng.uniform(0.8, 1.2),
+        tall * rng.choice([0.02, 0.05, 0.1, 0.18]),
+    )
     paint = _paint(rng)
     for part in range(4):
         shade = (0.75, 1.1, 0.95, 0.65)[part]
@@ -328,12 +451,26 @@ def _coat_stand(rng: Rng, image: Image, x: float, y: float, tall: float) -> None
     high = tall * rng.uniform(0.85, 1.1)
     cv2.line(image, (int(x), int(y)), (int(x), int(y - high)), _rgb(_paint(rng) * 0.5), max(1, int(tall * 0.025)))
     for side in (-1, 1):
-        cv2.line(image, (int(x), int(y)), (int(x + side * 0.14 * tall), int(y + 0.02 * tall)), (40, 35, 30), max(1, int(tall * 0.02)))
-        cv2.line(image, (int(x), int(y - 0.93 * high)), (int(x + side * 0.12 * tall), int(y - high)), (40, 35, 30), max(1, int(tall * 0.015)))
+        cv2.line(
+            image,
+            (int(x), int(y)),
+            (int(x + side * 0.14 * tall), int(y + 0.02 * tall)),
+            (40, 35, 30),
+            max(1, int(tall * 0.02)),
+        )
+        cv2.line(
+            image,
+            (int(x), int(y - 0.93 * high)),
+            (int(x + side * 0.12 * tall), int(y - high)),
+            (40, 35, 30),
+            max(1, int(tall * 0.015)),
+        )
     for side in rng.choice([-1.0, 1.0, 0.0], int(rng.integers(1, 4)), replace=True):
         wide, long = tall * rng.uniform(0.06, 0.13), tall * rng.uniform(0.3, 0.6)
         middle, top = x + side * 0.09 * tall, y - 0.93 * high
-        coat = np.array([[-0.25, 0], [0.25, 0], [0.8, 0.12], [1.0, 0.7], [0.9, 1.0], [-0.9, 1.0], [-1.0, 0.65], [-0.8, 0.12]])
+        coat = np.array(
+            [[-0.25, 0], [0.25, 0], [0.8, 0.12], [1.0, 0.7], [0.9, 1.0], [-0.9, 1.0], [-1.0, 0.65], [-0.8, 0.12]]
+        )
         _polygon(rng, image, coat * [wide, long] * (1 + 0.05 * rng.standard_normal((8, 2))) + [middle, top], 0.7)
 
 
@@ -341,12 +478,32 @@ def _rack(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
     """A rail of clothes in a shop."""
     wide, high = tall * rng.uniform(0.4, 1.0), tall * rng.uniform(0.7, 0.95)
     for dx in (-1, 1):
-        cv2.line(image, (int(x + dx * wide), int(y)), (int(x + dx * wide), int(y - high)), (120, 120, 125), max(1, int(tall * 0.02)))
-    cv2.line(image, (int(x - wide), int(y - high)), (int(x + wide), int(y - high)), (130, 130, 135), max(1, int(tall * 0.02)))
+        cv2.line(
+            image,
+            (int(x + dx * wide), int(y)),
+            (int(x + dx * wide), int(y - high)),
+            (120, 120, 125),
+            max(1, int(tall * 0.02)),
+        )
+    cv2.line(
+        image, (int(x - wide), int(y - high)), (int(x + wide), int(y - high)), (130, 130, 135), max(1, int(tall * 0.02))
+    )
     at = x - 0.95 * wide
     while at < x + 0.9 * wide:
         step, long = tall * rng.uniform(0.04, 0.16), tall * rng.uniform(0.35, 0.65)
-        _polygon(rng, image, np.array([[at + 0.2 * step, y - high], [at + 0.8 * step, y - high], [at + step, y - high + long], [at, y - high + long]]), 0.5)
+        _polygon(
+            rng,
+            image,
+            np.array(
+                [
+                    [at + 0.2 * step, y - high],
+                    [at + 0.8 * step, y - high],
+                    [at + step, y - high + long],
+                    [at, y - high + long],
+                ]
+            ),
+            0.5,
+        )
         at += step * rng.uniform(0.7, 1.1)
 
 
@@ -355,7 +512,12 @@ def _lump(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
     for _ in range(int(rng.integers(1, 5))):
         wide, high = tall * rng.uniform(0.06, 0.22), tall * rng.uniform(0.06, 0.4)
         middle = y - high - rng.uniform(0, 0.6) * tall * (rng.random() < 0.5)
-        _polygon(rng, image, _around(rng, x + rng.normal(0, 0.08) * tall, middle, wide, high, int(rng.integers(4, 12)), 0.15), 0.7)
+        _polygon(
+            rng,
+            image,
+            _around(rng, x + rng.normal(0, 0.08) * tall, middle, wide, high, int(rng.integers(4, 12)), 0.15),
+            0.7,
+        )
 
 
 def _parasol(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
@@ -397,12 +559,21 @@ def draw_place(rng: Rng, size_hw: tuple[int, int], horizon: float | None = None,
         for _ in range(int(rng.integers(1, 5))):
             a, b = rng.uniform(-0.2, 1.2, 2) * width
             far = line + rng.uniform(0, 0.5) * (height - line)
-            lane = np.array([[a, far], [a + rng.uniform(0.01, 0.2) * width, far], [b + rng.uniform(0.05, 0.5) * width, height], [b, height]])
+            lane = np.array(
+                [
+                    [a, far],
+                    [a + rng.uniform(0.01, 0.2) * width, far],
+                    [b + rng.uniform(0.05, 0.5) * width, height],
+                    [b, height],
+                ]
+            )
             _polygon(rng, image, lane, 0.3)
     count = int(rng.poisson(5 * clutter))
     for depth in np.sort(rng.random(count) ** 1.3):
         y = line + depth * (height - line) * 1.1 + 2
-        draw_thing(rng, image, rng.uniform(-0.05, 1.05) * width, y, height * (0.10 + 0.75 * depth * rng.uniform(0.5, 1.2)))
+        draw_thing(
+            rng, image, rng.uniform(-0.05, 1.05) * width, y, height * (0.10 + 0.75 * depth * rng.uniform(0.5, 1.2))
+        )
     _light(rng, image, line)
     return image
 
@@ -428,7 +599,9 @@ def _walls(rng: Rng, image: Image, line: int, clutter: float) -> None:
         rise = max(6, int(line / rng.integers(1, 6)))
         for y in range(2, line - rise // 2, rise):
             for x in range(step // 4, width, step):
-                cv2.rectangle(image, (x, y), (x + int(step * wide), y + int(rise * 0.6)), _rgb(panes * rng.uniform(0.7, 1.2)), -1)
+                cv2.rectangle(
+                    image, (x, y), (x + int(step * wide), y + int(rise * 0.6)), _rgb(panes * rng.uniform(0.7, 1.2)), -1
+                )
     for _ in range(int(rng.poisson(1.2 * clutter))):  # doors and openings
         wide, high = width * rng.uniform(0.04, 0.12), line * rng.uniform(0.4, 0.95)
         x = rng.uniform(0, 1) * width
@@ -441,7 +614,10 @@ def _walls(rng: Rng, image: Image, line: int, clutter: float) -> None:
 def _light(rng: Rng, image: Image, line: int) -> None:
     """Shadows, patches of sun and reflections on the floor, one soft slope of light over everything."""
     height, width = image.shape[:2]
-    slope = np.linspace(rng.uniform(0.7, 1.1), rng.uniform(0.7, 1.1), width)[None, :] * np.linspace(rng.uniform(0.75, 1.1), rng.uniform(0.85, 1.1), height)[:, None]
+    slope = (
+        np.linspace(rng.uniform(0.7, 1.1), rng.uniform(0.7, 1.1), width)[None, :]
+        * np.linspace(rng.uniform(0.75, 1.1), rng.uniform(0.85, 1.1), height)[:, None]
+    )
     for _ in range(int(rng.integers(0, 4))):
         corners = np.stack([rng.uniform(-0.2, 1.2, 4) * width, rng.uniform(line / height, 1.2, 4) * height], axis=1)
         mask = np.zeros((height, width), np.float32)

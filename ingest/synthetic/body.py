@@ -103,6 +103,12 @@ class Figure:
     joints: Float32
     feet: Float32
 
+    def joints_at(self, heading: float, position: tuple[float, float]) -> NDArray[np.float64]:
+        """The joints in the world (17, 3), metres, of the person who stands at `position` and faces `heading`."""
+        cos, sin = np.cos(heading), np.sin(heading)
+        turn = np.array([[sin, -cos, 0], [cos, sin, 0], [0, 0, 1]])
+        return np.asarray(self.joints @ turn + [position[0], position[1], 0.0])
+
 
 JOINT_BONE = np.array([3, 3, 3, 3, 3, 6, 4, 7, 5, 7, 5, 11, 8, 12, 9, 13, 10], np.int32)
 """The bone each COCO joint follows."""

@@ -79,12 +79,22 @@ class CameraEffects:
         if sigma > 0.2:
             seen = cv2.GaussianBlur(seen, (0, 0), sigma)  # type: ignore[assignment]
         seen = np.ascontiguousarray(seen) if seen is not image else image.copy()
-        _expose(seen, self._curves(), np.float32(self.saturation), _grain(), int(rng.integers(_GRAIN)), np.float32(self.noise), np.float32(self.vignette))
+        _expose(
+            seen,
+            self._curves(),
+            np.float32(self.saturation),
+            _grain(),
+            int(rng.integers(_GRAIN)),
+            np.float32(self.noise),
+            np.float32(self.vignette),
+        )
+        if compress:
+            packed = simplejpeg.encode_jpeg(
+                np.ascontiguousarray(seen), quality=self.jpeg, colorspace="RGB", colorsubsampling="420"
+            )
+            seen = simplejpeg.decode_jpeg(packed, colorspace="RGB")
         if small:
             seen = cv2.resize(seen, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
-        if compress:
-            packed = simplejpeg.encode_jpeg(np.ascontiguousarray(seen), quality=self.jpeg, colorspace="RGB", colorsubsampling="420")
-            seen = simplejpeg.decode_jpeg(packed, colorspace="RGB")
         return seen
 
     def _curves(self) -> NDArray[np.float32]:
@@ -98,7 +108,10 @@ class CameraEffects:
 def draw_effects(rng: np.random.Generator, shift: float = 1.0) -> CameraEffects:
     """A random camera. `shift` scales how far its light and colour lie from a neutral camera's; 0 is neutral."""
     wide = rng.uniform(0.3, 1.0)  # some cameras are odd, most are not
-    balance = np.exp(rng.normal(0, 0.10 * wide * shift) * np.array([1.0, 0.0, -1.0]) + rng.normal(0, 0.04 * wide * shift) * np.array([-0.5, 1.0, -0.5]))
+    balance = np.exp(
+        rng.normal(0, 0.10 * wide * shift) * np.array([1.0, 0.0, -1.0])
+        + rng.normal(0, 0.04 * wide * shift) * np.array([-0.5, 1.0, -0.5])
+    )
     red, green, blue = (float(b) for b in balance)
     haze = rng.uniform(0, 22) if rng.random() < 0.4 else rng.uniform(-10, 6)
     tint = rng.normal(0, 3, 3)
