@@ -38,7 +38,7 @@ class SceneSettings:
     lighting: float = 1.0
     """How far cameras differ in exposure, white balance, gamma and noise: 0 not at all, 1 as usual, 2 twice that."""
     lookalikes: float = 0.1
-    """Share of the people, 0 to 1, who wear nearly what somebody else wears."""
+    """Share of the people, 0 to 1, who wear the colours that somebody else wears."""
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -108,7 +108,9 @@ def parse_url(url: str) -> tuple[SceneSettings, int, Pace]:
     """
     parts = urlsplit(url)
     if parts.scheme != "synthetic" or parts.netloc or parts.path.strip("/"):
-        raise SettingsError(f"{url}: expected synthetic://?key=value&key=value, for example synthetic://?seed=1&camera=0")
+        raise SettingsError(
+            f"{url}: expected synthetic://?key=value&key=value, for example synthetic://?seed=1&camera=0"
+        )
     numbers: dict[str, float] = {}
     camera, pace = 0, "live"
     for key, text in parse_qsl(parts.query, keep_blank_values=True):
@@ -127,7 +129,9 @@ def parse_url(url: str) -> tuple[SceneSettings, int, Pace]:
     except SettingsError as error:
         raise SettingsError(f"{url}: {error}") from None
     if not 0 <= camera < settings.cameras:
-        raise SettingsError(f"{url}: camera is {camera}, expected 0 to {settings.cameras - 1} (cameras={settings.cameras})")
+        raise SettingsError(
+            f"{url}: camera is {camera}, expected 0 to {settings.cameras - 1} (cameras={settings.cameras})"
+        )
     if pace not in ("live", "fast"):
         raise SettingsError(f'{url}: pace is "{pace}", expected live or fast')
     return settings, camera, "fast" if pace == "fast" else "live"
