@@ -22,17 +22,18 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from detector.boxes import Boxes, hidden, intersection
-from detector.kalman import Filters, to_xywh
-from detector.looks import SIZE, swap_evidence
+from detector.kalman import FREEDOM, Filters, size_of, to_xywh
+from detector.looks import SAME, SIZE, swap_evidence
 from detector.settings import DetectorSettings
 
-FREEDOM = 6.0  # degrees of the Student distribution
 NEW_COST = 1.0  # -ln density of a newcomer: one per 20 squared heights, height and width known within 0.5 and 0.3
+CUT = 3.0  # nats for a width or height that is quite another: legs or a side are hidden
 MAX_SIGMA = 4.5  # a box further from where a track is expected cannot be its
-SIZE_RATIO = 1.8  # nor one so much higher or lower
+SIZE_RATIO = 2.6  # nor one so much higher or lower; hidden legs halve a box
 TENTATIVE_S = 0.45  # a new track must get its second box within it: two frames at 5 fps
 CLOSE = 3.0  # nats: exchanged names would be 5 % likely; a close call
 CLEAR_FRAMES = 2  # without overlap, before a doubt is settled
+COLOUR = 4.0  # nats per e-fold of colour distance: 2.2 where two looks of one person differ twice as much as usual
 COLOUR_WEIGHT = 8.0  # nats for colours that could not say it more clearly
 KEEP, SWAP = 2.0, -4.0  # nats: keep the names at 12 % doubt or less, exchange them back at 2 %; between: new names
 SOLID = 0.25  # share hidden up to which colours are the person's own
@@ -90,12 +91,12 @@ class Tracker:
         self._now_s = now_s
         self._drop(now_s, size_hw)
         xywh = to_xywh(xyxy)
-        cost = self._cost(xywh)
+        overlap = hidden(xyxy)
+        cost = self._cost(xywh) + self._colour_cost(looks, overlap)
         track_of, close = self._associate(cost, scores, before_s)
 
         boxes = np.flatnonzero(track_of >= 0)
         rows = track_of[boxes]
-        overlap = hidden(xyxy)
         self._filters.update(rows, xywh[boxes])
         self._seen_s[rows] = now_s
         tentative = rows[self._numbers[rows] == 0]
@@ -125,14 +126,21 @@ class Tracker:
 
     def _cost(self, xywh: NDArray[np.float64]) -> NDArray[np.float64]:
         """Boxes (N, 4) -> (T, N) -ln density of each under each track, in heights; inf where it cannot be."""
-        height = self._filters.value[:, 3:]  # (T, 1)
+        height, size = self._filters.value[:, 3:], size_of(self._filters.value)  # (T, 1)
         residual, variance = self._filters.innovation(xywh)  # (T, N, 4), (T, 4)
         squared = residual**2 / variance[:, None]  # (T, N, 4)
-        tails = (FREEDOM + 1) / 2 * np.log1p(squared / FREEDOM).sum(-1)  # (T, N)
-        cost = tails + 0.5 * np.log(2 * np.pi * variance / height**2).sum(-1)[:, None]
+        tails = (FREEDOM + 1) / 2 * np.log1p(squared / FREEDOM)  # (T, N, 4)
+        tails[..., 2:] = np.minimum(tails[..., 2:], CUT)
+        cost = tails.sum(-1) + 0.5 * np.log(2 * np.pi * variance / size**2).sum(-1)[:, None]
         ratio = xywh[None, :, 3] / height  # (T, N)
         far = (squared[..., :2].max(-1, initial=0) > MAX_SIGMA**2) | (ratio > SIZE_RATIO) | (ratio < 1 / SIZE_RATIO)
         return np.where(far, np.inf, cost)
+
+    def _colour_cost(self, looks: NDArray[np.float32], overlap: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Looks (N, 24) -> (T, N) nats against each being each track's; less for boxes whose colours are another's."""
+        apart = ((self._looks[:, None] - looks[None]) ** 2).mean(-1) / SAME**2  # (T, N)
+        nats = COLOUR * np.log1p(apart / FREEDOM)
+        return np.where(self._looked[:, None] > 0, nats * (1 - overlap), COLOUR * np.log1p(1 / FREEDOM))
 
     def _associate(
         self, cost: NDArray[np.float64], scores: NDArray[np.float32], before_s: float | None
