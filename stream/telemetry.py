@@ -41,6 +41,9 @@ EVENT_SECONDS = Histogram(
     "sightline_capture_to_event_seconds", "Capture of the settling frame to delivery", buckets=_MS
 )
 TRACKLETS_DROPPED = Counter("sightline_tracklets_dropped", "Tracklets without an identity, by reason", ["reason"])
+VECTORS_REFUSED = Counter(
+    "sightline_vectors_refused", "Vectors that the matcher cannot use, by reason", ["camera", "reason"]
+)
 IDENTITIES = Gauge("sightline_gallery_identities", "Identities in the gallery", ["site"])
 RECORDS_EXPIRED = Counter(
     "sightline_records_expired", "Records that retention removed before they were read", ["topic", "partition"]

@@ -1,0 +1,138 @@
+"""The event-time merge: records of all cameras in the order of captured_at, each camera's in the order it was sent.
+
+Files wait for each other until their `end`, so the order is the same at any speed. Live cameras wait for one another up to
+the lateness, counted from a record's arrival here; then the merge goes on without the slower one, whose record comes out
+late and serves as evidence alone. A camera that is idle or has ended is not waited for; one that has never sent anything
+holds a live site back by the lateness at most.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from stream.messages import CameraState, Embeddings
+from stream.telemetry import MERGE_WAIT, QUEUE_DEPTH, REPEATS
+from stream.transport import Record
+
+log = logging.getLogger(__name__)
+
+CAPACITY = 256  # records that wait per partition; then it is paused, until half of them are gone
+SAY_S = 10.0  # a file site that has waited this long for a camera says for which
+
+Item = Embeddings | CameraState
+
+
+class Place(NamedTuple):
+    """How far a camera has been taken."""
+
+    stream: int
+    sequence: int
+    """Of its last frame; -1 before the first."""
+    ended: bool = False
+    """Its file is through: it is not waited for."""
+
+
+@dataclass(slots=True)
+class _Queue:
+    camera: str
+    waiting: deque[tuple[Record[Item], float]] = field(default_factory=deque)
+    """Each with the wall clock of its arrival, seconds."""
+    heard: int = -1
+    """captured_at of the newest record: nothing older will come in order."""
+    ended: bool = False
+    next_offset: int | None = None
+    last: tuple[int, int] = (-1, -1)
+    """(stream, sequence) of the newest frame taken in."""
+    frames: int = 0
+    repeats: int = 0
+
+
+class Merge:
+    """`push` records as they come, `pop` them in order. Knows no clock: the wall clock comes with each call, in seconds."""
+
+    def __init__(
+        self,
+        cameras: Sequence[str],
+        *,
+        live: bool,
+        lateness_s: float,
+        places: Mapping[str, Place] | None = None,
+    ) -> None:
+        """`cameras` in the order of their partitions; `places` of those that were taken in part already."""
+        self._live, self._lateness_s = live, lateness_s
+        self._queues = {partition: _Queue(camera) for partition, camera in enumerate(cameras)}
+        for queue in self._queues.values():
+            place = (places or {}).get(queue.camera, Place(-1, -1))
+            queue.last, queue.ended = (place.stream, place.sequence), place.ended
+        self._said_at: float | None = None
+        self._depth = QUEUE_DEPTH.labels("merge")
+
+    def push(self, record: Record[Item], now_s: float) -> None:
+        """Take in one record; a frame that was seen before is dropped and counted."""
+        message = record.message
+        queue = self._queues.setdefault(record.partition, _Queue(message.camera))
+        queue.next_offset = record.offset + 1
+        if isinstance(message, Embeddings):
+            key = (message.stream, message.sequence)
+            if key <= queue.last:
+                queue.repeats += 1
+                REPEATS.labels(message.camera).inc()
+                return
+            queue.last = key
+            queue.frames += 1
+            queue.ended = False
+        else:
+            queue.ended = message.state == "end"
+        queue.heard = max(queue.heard, message.captured_at)
+        queue.waiting.append((record, now_s))
+
+    def pop(self, now_s: float, *, finished: bool = False) -> Iterator[Record[Item]]:
+        """Records whose turn has come; all that wait when the input has `finished`."""
+        while heads := [(q.waiting[0][0].message.captured_at, p) for p, q in self._queues.items() if q.waiting]:
+            time, partition = min(heads)
+            record, arrived_s = self._queues[partition].waiting[0]
+            if not finished and not self._turn(time, arrived_s, now_s):
+                break
+            self._queues[partition].waiting.popleft()
+            MERGE_WAIT.observe(max(0.0, now_s - arrived_s))
+            yield record
+        self._depth.set(sum(len(queue.waiting) for queue in self._queues.values()))
+
+    def offsets(self) -> dict[int, int]:
+        """Partition -> offset of the first record that has not come out: where reading goes on after a restart."""
+        return {
+            partition: queue.waiting[0][0].offset if queue.waiting else queue.next_offset
+            for partition, queue in self._queues.items()
+            if queue.next_offset is not None
+        }
+
+    def full(self) -> set[int]:
+        """Partitions to pause."""
+        return {partition for partition, queue in self._queues.items() if len(queue.waiting) >= CAPACITY}
+
+    def drained(self) -> set[int]:
+        """Partitions that may be resumed."""
+        return {partition for partition, queue in self._queues.items() if len(queue.waiting) <= CAPACITY // 2}
+
+    def repeated(self) -> dict[str, int]:
+        """Cameras of which every frame so far was seen before, and how many: a file played again under the same start."""
+        return {q.camera: q.repeats for q in self._queues.values() if q.repeats and not q.frames}
+
+    def _turn(self, time: int, arrived_s: float, now_s: float) -> bool:
+        slower = [q for q in self._queues.values() if not q.waiting and not q.ended and q.heard < time]
+        if not slower or (self._live and now_s - arrived_s >= self._lateness_s):
+            self._said_at = None
+            return True
+        if not self._live:
+            self._say(slower, now_s)
+        return False
+
+    def _say(self, slower: Sequence[_Queue], now_s: float) -> None:
+        if self._said_at is None:
+            self._said_at = now_s
+        elif now_s - self._said_at >= SAY_S:
+            self._said_at = now_s
+            names = ", ".join(queue.camera for queue in slower)
+            log.warning("the merge waits for frames, or the end, of %s: files are taken in order of capture", names)

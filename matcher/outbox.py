@@ -1,0 +1,104 @@
+"""The way of the events out of the gallery: a Source that the relay `run(Outbox, Pass, KafkaSink)` moves to the matches topic.
+
+The relay keeps no place of its own: it reads the last number in matches and goes on from there.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from matcher.gallery import Gallery
+from stream.errors import OffsetGone
+from stream.messages import MatchEvent
+from stream.telemetry import EVENT_SECONDS, RECORDS_EXPIRED
+from stream.transport import Record
+
+log = logging.getLogger(__name__)
+
+BATCH = 64
+POLL_S = 0.1
+
+
+def relay_from(gallery: Gallery, last_in_matches: int | None, site: str) -> int:
+    """The number after which the relay goes on. Raises `OffsetGone` when the gallery never said what matches holds.
+
+    `last_in_matches` is None when the topic is empty: then everything that the gallery keeps is relayed.
+    """
+    first, last = gallery.numbers()
+    if last_in_matches is None:
+        return first - 1
+    if last_in_matches > last:
+        raise OffsetGone(
+            f"the matches topic of site {site} ends with event {last_in_matches}, the gallery has said only {last}: it was "
+            f"emptied or is another one; restore it (--state, [redis] url), or give the site a fresh topic ([kafka] prefix)"
+        )
+    return last_in_matches
+
+
+def observe_latency(event: MatchEvent, now_s: float) -> None:
+    """Note the time from the capture of the frame that settled an event to its delivery; an end has none."""
+    if event.kind != "end":
+        EVENT_SECONDS.observe(max(0.0, now_s - event.captured_at / 1e9))
+
+
+class Outbox:
+    """Source[MatchEvent]: partition 0, and an event's number is its offset."""
+
+    def __init__(self, gallery: Gallery, after: int = 0, *, clock: Callable[[], float] | None = time.time) -> None:
+        """Begin behind number `after`. `clock` is for the latency metric; None on a site of files."""
+        self._gallery, self._after, self._clock = gallery, after, clock
+        self._paused = self._ending = False
+        self._closed = threading.Event()
+
+    def batches(self) -> Iterator[Sequence[Record[MatchEvent]]]:
+        """See `stream.transport.Source`. Ends after `close_input` once everything said so far was yielded, or by `close`."""
+        while not self._closed.is_set():
+            ending = self._ending
+            events = [] if self._paused else self._gallery.events(self._after, limit=BATCH, wait_s=POLL_S)
+            if not events and ending:
+                return
+            if events:
+                self._say_lost(events[0].number)
+                self._after = events[-1].number
+            yield [Record(event, 0, event.number) for event in events]
+
+    def _say_lost(self, first: int) -> None:
+        lost = first - self._after - 1
+        if lost > 0:
+            RECORDS_EXPIRED.labels("outbox", "0").inc(lost)
+            log.error("events %d to %d went with their retention before they were relayed", self._after + 1, first - 1)
+
+    def commit(self, batch: Sequence[Record[MatchEvent]]) -> None:
+        """They were delivered; where they went remembers the number."""
+        if self._clock is not None:
+            for record in batch:
+                observe_latency(record.message, self._clock())
+
+    def position(self) -> dict[int, int]:
+        """See `stream.transport.Source`."""
+        return {0: self._after + 1}
+
+    def seek(self, offsets: Mapping[int, int]) -> None:
+        """See `stream.transport.Source`."""
+        first, _ = self._gallery.numbers()
+        wanted = offsets.get(0, self._after + 1)
+        if wanted < first:
+            raise OffsetGone(f"event {wanted} is gone with its retention; the gallery keeps events from {first} on")
+        self._after = wanted - 1
+
+    def pause(self, partitions: Iterable[int]) -> None:
+        """See `stream.transport.Source`."""
+        self._paused = self._paused or 0 in partitions
+
+    def resume(self, partitions: Iterable[int]) -> None:
+        """See `stream.transport.Source`."""
+        self._paused = self._paused and 0 not in partitions
+
+    def close_input(self) -> None:
+        """Nothing more will be said: end after what is there."""
+        self._ending = True
+
+    def close(self) -> None:
+        """See `stream.transport.Source`."""
+        self._closed.set()

