@@ -140,6 +140,11 @@ class Cursors(Generic[T]):
         with self._lock:
             return {partition: cursor.fetch for partition, cursor in self._cursors.items()}
 
+    def ready(self) -> bool:
+        """True when `take` would return something."""
+        with self._lock:
+            return any(c.waiting and partition not in self._paused for partition, c in self._cursors.items())
+
     def empty(self) -> bool:
         """True when nothing fetched waits to be handed out."""
         with self._lock:

@@ -275,7 +275,7 @@ class MemorySource(Generic[T]):
                     for record in self._after(number, offset)
                 ]
                 left = deadline - time.monotonic()
-                if found or left <= 0 or self._closed or self._at_end():
+                if found or left <= 0 or self._closed or self._cursors.ready() or self._at_end():
                     return found
                 self._topic._changed.wait(left)
 
