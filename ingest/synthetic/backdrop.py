@@ -36,8 +36,8 @@ def _paint(rng: Rng) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=1)
-def _tiles() -> list[NDArray[np.float32]]:
-    """Grey reliefs (192, 192) around 1: plaster, gravel, boards, bricks, tiles, foliage, cloth. The same everywhere."""
+def _tiles() -> list[Image]:
+    """Reliefs (192, 192) uint8 around 116: plaster, gravel, boards, bricks, tiles, foliage, cloth. The same everywhere."""
     rng = np.random.default_rng(31)
     tiles = []
     for index in range(56):
@@ -88,32 +88,28 @@ def _tiles() -> list[NDArray[np.float32]]:
                     float(rng.uniform(0.4, 1.6)),
                     int(rng.integers(1, 4)),
                 )
-        tiles.append(np.ascontiguousarray(sheet, np.float32).clip(0.1, 2.2))
+        tiles.append(np.clip((sheet - 1) * 116 + 116, 0, 255).astype(np.uint8))
     return tiles
 
 
-def texture(
-    rng: Rng, size_hw: tuple[int, int], colour: NDArray[np.float64] | None = None, scale: float | None = None
-) -> Image:
-    """A textured surface (h, w, 3) uint8 in one or two colours."""
-    tiles = _tiles()
-    tile = tiles[rng.integers(len(tiles))]
-    height, width = size_hw
-    zoom = float(np.exp(rng.uniform(-0.7, 1.1))) if scale is None else scale
-    x0, y0 = rng.integers(0, _TILE, 2)
-    columns = ((np.arange(width) / zoom).astype(np.int64) + x0) % _TILE
-    rows = ((np.arange(height) / zoom).astype(np.int64) + y0) % _TILE
-    relief = tile[rows][:, columns]
+def _table(rng: Rng, colour: NDArray[np.float64] | None) -> Image:
+    """(1, 256, 3) uint8: the colours that the heights of a relief take."""
     contrast = rng.uniform(0.25, 1.1)
     base = _paint(rng) if colour is None else colour
     other = base * rng.uniform(0.6, 1.4) + rng.normal(0, 12, 3) if rng.random() < 0.8 else _paint(rng)
-    # one table of 256 colours is cheaper than arithmetic on three planes
     share = np.linspace(-1, 1.2, 256)[:, None] * contrast
-    table = np.clip(base + (other - base) * np.clip(share, 0, 1) + base * np.clip(share, -1, 1) * 0.9, 0, 255).astype(
-        np.uint8
-    )
-    index = np.clip((relief - 1) * 116 + 116, 0, 255).astype(np.uint8)
-    return np.asarray(table[index])
+    return np.clip(base + (other - base) * np.clip(share, 0, 1) + base * np.clip(share, -1, 1) * 0.9, 0, 255).astype(np.uint8)[None]
+
+
+def texture(rng: Rng, size_hw: tuple[int, int], colour: NDArray[np.float64] | None = None) -> Image:
+    """A textured surface (h, w, 3) uint8 in one or two colours."""
+    tiles = _tiles()
+    tile = tiles[rng.integers(len(tiles))]
+    zoom = float(np.exp(rng.uniform(-0.7, 1.1)))
+    x0, y0 = rng.integers(0, _TILE, 2)
+    columns = ((np.arange(size_hw[1]) / zoom).astype(np.int64) + x0) % _TILE
+    rows = ((np.arange(size_hw[0]) / zoom).astype(np.int64) + y0) % _TILE
+    return np.asarray(cv2.LUT(cv2.merge([np.ascontiguousarray(tile[rows][:, columns])] * 3), _table(rng, colour)), np.uint8)
 
 
 def _floor(rng: Rng, image: Image, horizon: int) -> None:
@@ -122,17 +118,21 @@ def _floor(rng: Rng, image: Image, horizon: int) -> None:
     rows = height - horizon
     if rows < 4:
         return
-    sheet = texture(rng, (_TILE * 2, _TILE * 2), scale=float(rng.uniform(0.7, 3.0)))
-    turn, near = rng.uniform(-0.9, 0.9), rng.uniform(0.35, 1.5)
-    depth = near * rows / (np.arange(rows) + rng.uniform(0.04, 0.3) * rows + 1)
-    y, x = depth[:, None] * 150, (np.arange(width)[None] - width * rng.uniform(0.2, 0.8)) * depth[:, None] * 0.9
-    u = (np.cos(turn) * x - np.sin(turn) * y).astype(np.float32) % (2 * _TILE - 1)
-    v = (np.sin(turn) * x + np.cos(turn) * y).astype(np.float32) % (2 * _TILE - 1)
-    sheet = cv2.GaussianBlur(sheet, (0, 0), 0.8)  # type: ignore[assignment]
-    image[horizon:] = cv2.remap(sheet, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    tiles = _tiles()
+    tile = tiles[rng.integers(len(tiles))]
+    turn, near, zoom = rng.uniform(-0.9, 0.9), rng.uniform(0.35, 1.5), rng.uniform(0.3, 1.5)
+    depth = near * rows / (np.arange(rows, dtype=np.float32) + np.float32(rng.uniform(0.04, 0.3) * rows + 1)) / zoom
+    y = (depth * 150)[:, None]
+    x = (np.arange(width, dtype=np.float32) - np.float32(width * rng.uniform(0.2, 0.8)))[None] * (depth * 0.9)[:, None]
+    cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+    relief = cv2.remap(tile, (cos * x - sin * y) % (_TILE - 1), (sin * x + cos * y) % (_TILE - 1), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    far = rows // 3
+    relief[:far] = cv2.blur(relief[:far], (3, 3))  # far stones melt together
+    floor = np.asarray(cv2.LUT(cv2.merge([relief] * 3), _table(rng, None)))
     if rng.random() < 0.5:  # far floor fades
-        fade = np.linspace(rng.uniform(0.6, 1.2), 1.0, rows)[:, None, None]
-        image[horizon:] = np.clip(image[horizon:] * fade, 0, 255)
+        fade = np.linspace(rng.uniform(0.6, 1.2), 1.0, rows, dtype=np.float32)
+        floor = np.asarray(cv2.multiply(floor, cv2.merge([np.repeat(fade[:, None], width, axis=1)] * 3), dtype=cv2.CV_8U))
+    image[horizon:] = floor
 
 
 def _window(rng: Rng, image: Image, x: int, y: int, wide: int, high: int) -> None:
@@ -212,8 +212,9 @@ def _polygon(rng: Rng, image: Image, points: NDArray[np.float64], textured: floa
     mask = np.zeros(area.shape[:2], np.uint8)
     cv2.fillPoly(mask, [whole - low.astype(np.int32)], (255,))
     sheet = texture(rng, (area.shape[0], area.shape[1]), colours.draw_top_colour(rng) if rng.random() < 0.5 else None)
-    shade = np.linspace(rng.uniform(0.6, 1.2), rng.uniform(0.6, 1.2), area.shape[1])[None, :, None]
-    cv2.copyTo(np.clip(sheet * shade, 0, 255).astype(np.uint8), mask, area)
+    shade = np.linspace(rng.uniform(0.6, 1.2), rng.uniform(0.6, 1.2), area.shape[1] * 3, dtype=np.float32)
+    shaded = cv2.multiply(sheet.reshape(len(sheet), -1), np.repeat(shade[None], len(sheet), axis=0), dtype=cv2.CV_8U)
+    cv2.copyTo(shaded.reshape(sheet.shape), mask, area)
 
 
 def _around(rng: Rng, x: float, y: float, wide: float, high: float, corners: int, rough: float) -> NDArray[np.float64]:
@@ -257,8 +258,9 @@ def _leaves(rng: Rng, image: Image, points: NDArray[np.float64], green: NDArray[
     relief = tile[rows][:, columns]
     mask = np.zeros(area.shape[:2], np.uint8)
     cv2.fillPoly(mask, [whole - low.astype(np.int32)], (255,))
-    mask[relief < rng.uniform(0.3, 0.8)] = 0
-    cv2.copyTo(np.clip(relief[..., None] * green, 0, 255).astype(np.uint8), mask, area)
+    mask[relief < rng.uniform(35, 95)] = 0
+    shades = np.clip(np.arange(256)[:, None] / 116 * green, 0, 255).astype(np.uint8)[None]
+    cv2.copyTo(cv2.LUT(cv2.merge([np.ascontiguousarray(relief)] * 3), shades), mask, area)
 
 
 def _plant(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
@@ -365,7 +367,7 @@ def _chair(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
     _polygon(rng, image, back, 0.5)
 
 
-def _table(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
+def _desk(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
     wide, high = tall * rng.uniform(0.3, 0.8), tall * rng.uniform(0.38, 0.6)
     deep, thick = tall * rng.uniform(0.05, 0.2), max(1, int(tall * 0.03))
     paint = _rgb(_paint(rng) * 0.7)
@@ -531,7 +533,7 @@ def _parasol(rng: Rng, image: Image, x: float, y: float, tall: float) -> None:
 
 Thing = Callable[[Rng, Image, float, float, float], None]
 _THINGS: tuple[Thing, ...] = (
-    _tree, _plant, _car, _bicycle, _chair, _table, _crate, _crate, _post, _post, _coat_stand, _rack, _lump, _parasol,
+    _tree, _plant, _car, _bicycle, _chair, _desk, _crate, _crate, _post, _post, _coat_stand, _rack, _lump, _parasol,
 )  # fmt: skip
 
 

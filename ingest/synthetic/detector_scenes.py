@@ -41,7 +41,7 @@ def draw_scene(rng: Rng, size_hw: tuple[int, int] = (256, 416)) -> tuple[Image, 
     canvas = Canvas(height, width)
     canvas.reset(draw_place(rng, size_hw, horizon, clutter))
     light = draw_light(rng)
-    count = 0 if crowd < 0.12 else int(np.clip(rng.geometric(0.3), 1, MAX_PEOPLE))
+    count = 0 if crowd < 0.12 else int(np.clip(rng.geometric(0.22), 1, MAX_PEOPLE))
     spots = _spots(rng, camera, count)
     figures = []
     for spot, heading in spots:
@@ -101,9 +101,10 @@ def _spots(rng: Rng, camera: Pinhole, count: int) -> list[tuple[tuple[float, flo
     height, width = camera.size_hw
     spots: list[tuple[tuple[float, float], float]] = []
     groups = rng.random() < 0.5
-    while len(spots) < count:
-        tall = float(np.exp(rng.uniform(np.log(16), np.log(400 if rng.random() < 0.85 else 700))))
-        tall *= height / 256
+    for _ in range(6 * count):
+        if len(spots) == count:
+            break
+        tall = float(np.exp(rng.uniform(np.log(16), np.log(400 if rng.random() < 0.85 else 700)))) * height / 256
         depth = camera.focal * 1.7 / tall
         if groups and spots and rng.random() < 0.65:  # beside somebody, often half hidden
             (x, y), heading = spots[rng.integers(len(spots))]
@@ -112,10 +113,11 @@ def _spots(rng: Rng, camera: Pinhole, count: int) -> list[tuple[tuple[float, flo
         else:
             across = float(rng.uniform(-0.02, 1.02) * width - camera.principal_point[0]) / camera.focal * depth
             spot, turn = (across, depth), float(rng.uniform(0, 2 * np.pi))
-        if spot[1] < 0.45 or any((spot[0] - x) ** 2 + (spot[1] - y) ** 2 < 0.12 for (x, y), _ in spots):
-            count -= rng.random() < 0.5
-            continue
-        spots.append((spot, turn))
+        pixels, far = camera.project([[*spot, 0.3], [*spot, 1.2]])
+        seen = (pixels[:, 1] > 0) & (pixels[:, 1] < height) & (pixels[:, 0] > -10) & (pixels[:, 0] < width + 10)
+        apart = all((spot[0] - x) ** 2 + (spot[1] - y) ** 2 > 0.12 for (x, y), _ in spots)
+        if seen.any() and far[0] > 0.5 and apart:
+            spots.append((spot, turn))
     return spots
 
 
