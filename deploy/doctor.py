@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +44,8 @@ def examine(settings: Settings | None, state: Path) -> Iterator[Finding]:
     yield from bundles(settings)
     if settings is None:
         return
+    if settings.redis:
+        yield gallery(settings.redis.url)
     with ThreadPoolExecutor(len(settings.camera), "doctor") as pool:
         yield from pool.map(camera, settings.camera)
 
@@ -91,6 +94,24 @@ def bundle(kind: Kind, name: str, camera_is_real: bool) -> Finding:
         return Finding(check=f"bundle {name}", status="ok", found=said)
 
     return _translated(f"bundle {name}", look)
+
+
+def gallery(url: str) -> Finding:
+    """The Redis that keeps the gallery: answers, allows what is needed, keeps what it was given."""
+    from matcher.redis_client import connect, durability, redis_errors
+
+    def look() -> Finding:
+        with closing(connect(url)) as client:
+            with redis_errors(url):
+                started = time.perf_counter()
+                client.ping()
+                answer_ms = (time.perf_counter() - started) * 1000
+                version = client.info("server").get("redis_version", "?")
+            found = f"version {version}, answers in {answer_ms:.1f} ms"
+            costs = durability(client, url)
+        return Finding(check="redis", status="warning" if costs else "ok", found=found, remedy="; ".join(costs))
+
+    return _translated("redis", look)
 
 
 def camera(settings: CameraSettings) -> Finding:

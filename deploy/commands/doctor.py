@@ -21,7 +21,7 @@ def doctor(
 
     from deploy import doctor as examining
     from deploy.settings import load
-    from deploy.wiring import state_folder
+    from deploy.state import state_folder
 
     output = Output(json)
     settings = load(site) if site else None

@@ -1,0 +1,40 @@
+"""What every long-running command does around its work: log, metrics, and a stop that SIGTERM and Ctrl-C set."""
+
+import json
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from deploy.settings import Settings
+from stream.telemetry import setup_logging, start_metrics
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def service(settings: Settings, verb: str) -> Iterator[threading.Event]:
+    """Log and metrics as the settings say. Yields the event to stop at; a second signal interrupts at once."""
+    setup_logging(json=settings.telemetry.log_json, level=settings.telemetry.log_level)
+    stop = threading.Event()
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT)}
+    metrics = start_metrics(settings.telemetry)
+    try:
+        log.info("%s of site %s starts: %s", verb, settings.site.name, json.dumps(settings.masked()))
+        if metrics:
+            log.info("metrics at %s", metrics.url)
+        yield stop
+        log.info("%s of site %s %s", verb, settings.site.name, "was stopped" if stop.is_set() else "is done")
+    finally:
+        if metrics:
+            metrics.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,49 @@
+"""The state folder: the embedded gallery's files and the site's key."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+from deploy.settings import Settings
+from stream.errors import UsageError
+from stream.telemetry import hide
+
+
+def state_folder(settings: Settings | None) -> Path:
+    """Where a site keeps its state unless told otherwise: the user's state folder, by site name."""
+    folder = platformdirs.user_state_path("sightline")
+    return folder / settings.site.name if settings else folder
+
+
+@contextmanager
+def opened_state(settings: Settings, given: Path | None) -> Iterator[Path]:
+    """The folder, made where missing. A site of files without ``--state`` gets a fresh one that is removed afterwards:
+    old footage shall neither meet yesterday's people nor be taken for a repeat.
+    """
+    if given is None and not settings.live and settings.redis is None:
+        with tempfile.TemporaryDirectory(prefix=f"sightline-{settings.site.name}-") as fresh:
+            yield Path(fresh)
+        return
+    folder = given or state_folder(settings)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UsageError(f"--state {folder}: cannot be made: {error.strerror}; give another folder") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"--state {folder}: may not be written; give another folder")
+    yield folder
+
+
+def key_of(settings: Settings, folder: Path) -> bytes:
+    """The secret behind every identity: the settings' own, else the one in the folder, made at first use."""
+    from matcher.server import site_key
+
+    if settings.site.key is not None:
+        return settings.site.key.get_secret_value().encode()
+    key = site_key(folder)
+    hide(key.hex())
+    return key
