@@ -13,6 +13,7 @@ from .body import (
     FOOT,
     FOOT_PART,
     FOREARM,
+    GRIP,
     HEAD,
     HEAD_PART,
     LOWER_ARM_PART,
@@ -30,7 +31,7 @@ from .body import (
 from .clothes import Sheet, Texture
 from .colours import Wardrobe, draw_wardrobe
 from .grids import Grids
-from .shape import ANKLE, CHIN, CROTCH, ELBOW, HIP, KNEE, WAIST, WRIST, Build
+from .shape import ANKLE, CHIN, CROTCH, ELBOW, HIP, KNEE, WAIST, WRIST
 
 Lower = Literal["trousers", "leggings", "shorts", "skirt"]
 Points = NDArray[np.float64]
@@ -149,20 +150,11 @@ class _Tailor:
         )
         depth = rng.uniform(0.5, 1.3)
         body_id = self._texture(sheet, folds, depth)
-        sleeve_pattern = pattern if pattern not in ("two-tone", "bands", "fade") else "plain"
         sleeve_colour = colours.partner(rng, colour) if rng.random() < 0.06 else colour
-        sleeve_sheet = clothes.cloth(
-            np.random.default_rng(int(rng.integers(2**31))),
-            sleeve_colour,
-            "plain" if sleeve_pattern != pattern else "plain",
-        )
-        if sleeve_pattern not in ("plain",):
-            sleeve_sheet = (
-                np.roll(sheet[:, 14:18].repeat(16, axis=1), 7, axis=0)
-                if sleeve_pattern in ("stripes",)
-                else sheet.copy()
-            )
-            sleeve_sheet[:14] = sheet[20:34]
+        sleeve_sheet = clothes.plain(sleeve_colour)
+        if pattern not in ("plain", "two-tone", "bands", "fade"):  # the trunk's side goes round the arm
+            sleeve_sheet = np.tile(sheet[:, 8:24], (1, 4, 1))
+            sleeve_sheet[:14] = sleeve_sheet[20:34]
         clothes.add_hems(rng, sleeve_sheet)
         sleeve_id = self._texture(sleeve_sheet, "puffer" if folds == "puffer" else "limb", depth)
 
@@ -514,8 +506,8 @@ class _Tailor:
                 columns=12,
                 square=3.5 if kind == "hand" else 7.0,
             )
-            self.grids.add(grid, texture, 0, [FOREARM[side]], [], body=False)
-            self._handles(texture, (x, 0.005, drop + half[2]), (x, 0.005, 0.405), FOREARM[side])
+            self.grids.add(grid, texture, 0, [GRIP[side]], [], body=False)
+            self._handles(texture, (x, 0.005, drop + half[2]), (x, 0.005, 0.405), GRIP[side])
 
     def _handles(
         self, texture: int, low: tuple[float, float, float], high: tuple[float, float, float], bone: int = CHEST

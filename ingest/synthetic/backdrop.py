@@ -28,11 +28,11 @@ def _rgb(colour: NDArray[np.float64]) -> tuple[int, int, int]:
 def _paint(rng: Rng) -> NDArray[np.float64]:
     """A colour of walls, floors and things: mostly greys and earths, some as loud as clothes."""
     kind = rng.random()
-    if kind < 0.45:
+    if kind < 0.55:
         return np.clip(rng.uniform(25, 225) + rng.normal(0, 9, 3), 5, 250)
-    if kind < 0.7:
+    if kind < 0.8:
         return np.clip(np.array([150, 122, 92]) * rng.uniform(0.35, 1.5) + rng.normal(0, 10, 3), 5, 250)
-    return colours.draw_top_colour(rng) if kind < 0.9 else rng.uniform(10, 245, 3)
+    return colours.draw_top_colour(rng) if kind < 0.95 else rng.uniform(10, 245, 3)
 
 
 @lru_cache(maxsize=1)
@@ -98,7 +98,9 @@ def _table(rng: Rng, colour: NDArray[np.float64] | None) -> Image:
     base = _paint(rng) if colour is None else colour
     other = base * rng.uniform(0.6, 1.4) + rng.normal(0, 12, 3) if rng.random() < 0.8 else _paint(rng)
     share = np.linspace(-1, 1.2, 256)[:, None] * contrast
-    return np.clip(base + (other - base) * np.clip(share, 0, 1) + base * np.clip(share, -1, 1) * 0.9, 0, 255).astype(np.uint8)[None]
+    return np.clip(base + (other - base) * np.clip(share, 0, 1) + base * np.clip(share, -1, 1) * 0.9, 0, 255).astype(
+        np.uint8
+    )[None]
 
 
 def texture(rng: Rng, size_hw: tuple[int, int], colour: NDArray[np.float64] | None = None) -> Image:
@@ -109,7 +111,9 @@ def texture(rng: Rng, size_hw: tuple[int, int], colour: NDArray[np.float64] | No
     x0, y0 = rng.integers(0, _TILE, 2)
     columns = ((np.arange(size_hw[1]) / zoom).astype(np.int64) + x0) % _TILE
     rows = ((np.arange(size_hw[0]) / zoom).astype(np.int64) + y0) % _TILE
-    return np.asarray(cv2.LUT(cv2.merge([np.ascontiguousarray(tile[rows][:, columns])] * 3), _table(rng, colour)), np.uint8)
+    return np.asarray(
+        cv2.LUT(cv2.merge([np.ascontiguousarray(tile[rows][:, columns])] * 3), _table(rng, colour)), np.uint8
+    )
 
 
 def _floor(rng: Rng, image: Image, horizon: int) -> None:
@@ -125,13 +129,21 @@ def _floor(rng: Rng, image: Image, horizon: int) -> None:
     y = (depth * 150)[:, None]
     x = (np.arange(width, dtype=np.float32) - np.float32(width * rng.uniform(0.2, 0.8)))[None] * (depth * 0.9)[:, None]
     cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
-    relief = cv2.remap(tile, (cos * x - sin * y) % (_TILE - 1), (sin * x + cos * y) % (_TILE - 1), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    relief = cv2.remap(
+        tile,
+        (cos * x - sin * y) % (_TILE - 1),
+        (sin * x + cos * y) % (_TILE - 1),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_WRAP,
+    )
     far = rows // 3
     relief[:far] = cv2.blur(relief[:far], (3, 3))  # far stones melt together
     floor = np.asarray(cv2.LUT(cv2.merge([relief] * 3), _table(rng, None)))
     if rng.random() < 0.5:  # far floor fades
         fade = np.linspace(rng.uniform(0.6, 1.2), 1.0, rows, dtype=np.float32)
-        floor = np.asarray(cv2.multiply(floor, cv2.merge([np.repeat(fade[:, None], width, axis=1)] * 3), dtype=cv2.CV_8U))
+        floor = np.asarray(
+            cv2.multiply(floor, cv2.merge([np.repeat(fade[:, None], width, axis=1)] * 3), dtype=cv2.CV_8U)
+        )
     image[horizon:] = floor
 
 

@@ -1,4 +1,4 @@
-"""Bodies that move: a skeleton of fourteen bones bends the grids of skin and cloth that hang on it.
+"""Bodies that move: a skeleton bends the grids of skin and cloth that hang on it.
 
 A person's own axes: metres, x to the person's right, y forward, z up, the lower foot at z = 0.
 """
@@ -20,7 +20,10 @@ HANDS: tuple[Hands, ...] = ("swing", "phone", "call", "carry", "pockets", "folde
 
 PELVIS, SPINE, CHEST, HEAD = 0, 1, 2, 3
 UPPER_ARM, FOREARM, THIGH, SHIN, FOOT = (4, 6), (5, 7), (8, 11), (9, 12), (10, 13)  # right, left
-PARENT = np.array([-1, 0, 1, 2, 2, 4, 2, 6, 0, 8, 9, 0, 11, 12], np.int32)
+GRIP = (14, 15)
+"""What hangs from a hand: it goes where the hand goes and stays upright."""
+BONES = 16
+PARENT = np.array([-1, 0, 1, 2, 2, 4, 2, 6, 0, 8, 9, 0, 11, 12, 5, 7], np.int32)
 
 BACKGROUND, HEAD_PART, TORSO_PART, UPPER_ARM_PART, LOWER_ARM_PART, UPPER_LEG_PART, LOWER_LEG_PART, FOOT_PART = range(8)
 
@@ -64,7 +67,7 @@ class Appearance:
     Args:
         height_m: from sole to crown without hat.
         stride_m: metres on the floor per gait cycle (two steps) when `pose(stride=1)`.
-        pivots: (14, 3) float32 metres, the joints at rest.
+        pivots: (16, 3) float32 metres, the joints at rest.
         landmarks: (17, 3) float32 metres, the COCO joints at rest.
         gait: (8,) float32, how this person walks and holds himself: hip, knee, arm and elbow amplitude, arm spread,
             stoop, sway and toe-out, in radians.
@@ -129,7 +132,7 @@ def pose(
         stride: 0 stands, 1 walks, 1.6 runs.
         look: radians the head is turned to the person's left.
     """
-    angles = np.zeros((14, 3), np.float32)
+    angles = np.zeros((BONES, 3), np.float32)
     _legs(angles, appearance.gait, phase, stride, seated)
     _arms(angles, appearance.gait, phase, stride, hands)
     angles[HEAD] += (-0.5 * appearance.gait[5] + (-0.35 if hands == "phone" else 0.0), 0, look)
@@ -202,10 +205,10 @@ def _arms(angles: Float32, gait: Float32, phase: float, stride: float, hands: Ha
 @kernel
 def _bend(angles, pivots, landmarks, rest, bones, weight, sway, pieces):  # type: ignore[no-untyped-def]
     """Move every vertex with its two bones, let skirts give way to the legs, and work out the surface's directions."""
-    turns = np.zeros((14, 3, 3), np.float32)
-    origins = np.zeros((14, 3), np.float32)
+    turns = np.zeros((BONES, 3, 3), np.float32)
+    origins = np.zeros((BONES, 3), np.float32)
     local = np.zeros((3, 3), np.float32)
-    for b in range(14):
+    for b in range(BONES):
         cx, sx = np.cos(angles[b, 0]), np.sin(angles[b, 0])
         cy, sy = np.cos(angles[b, 1]), np.sin(angles[b, 1])
         cz, sz = np.cos(angles[b, 2]), np.sin(angles[b, 2])
@@ -224,6 +227,8 @@ def _bend(angles, pivots, landmarks, rest, bones, weight, sway, pieces):  # type
                     origins[b, r] += turns[p, r, k] * (pivots[b, k] - pivots[p, k])
                     for c in range(3):
                         turns[b, r, c] += turns[p, r, k] * local[k, c]
+        if b >= GRIP[0]:
+            turns[b] = turns[PELVIS]
     feet = np.zeros((2, 3), np.float32)
     lowest = np.float32(1e9)
     for side in range(2):
@@ -236,7 +241,7 @@ def _bend(angles, pivots, landmarks, rest, bones, weight, sway, pieces):  # type
                 feet[side, r] += at / 2
                 if r == 2:
                     lowest = min(lowest, at)
-    for b in range(14):
+    for b in range(BONES):
         origins[b, 2] -= lowest
     feet[:, 2] -= lowest
 
@@ -278,11 +283,12 @@ def _bend(angles, pivots, landmarks, rest, bones, weight, sway, pieces):  # type
                 front = max(front, y)
                 back = min(back, y)
             lean = vertices[i, 1] - origins[0, 1]
-            depth = np.abs(lean) + np.abs(rest[i, 0]) + np.float32(1e-3)
+            reach = np.sqrt(lean * lean + rest[i, 0] * rest[i, 0]) + np.float32(1e-3)
+            share = sway[i] * min(np.float32(1.0), np.float32(1.7) * np.abs(lean) / reach)
             if lean > 0:
-                vertices[i, 1] += sway[i] * lean / depth * max(np.float32(0.0), front)
+                vertices[i, 1] += share * max(np.float32(0.0), front)
             else:
-                vertices[i, 1] += sway[i] * -lean / depth * min(np.float32(0.0), back)
+                vertices[i, 1] += share * min(np.float32(0.0), back)
 
     frames = np.empty((count, 9), np.float32)
     for p in range(len(pieces)):
@@ -293,13 +299,11 @@ def _bend(angles, pivots, landmarks, rest, bones, weight, sway, pieces):  # type
                 left = column - 1 if column > 0 else columns - 2
                 right = column + 1 if column < columns - 1 else 1
                 i = first + row * columns + column
-                l, r = first + row * columns + left, first + row * columns + right
+                before, after = first + row * columns + left, first + row * columns + right
                 a, b = first + up * columns + column, first + down * columns + column
-                ux, uy, uz = (
-                    vertices[r, 0] - vertices[l, 0],
-                    vertices[r, 1] - vertices[l, 1],
-                    vertices[r, 2] - vertices[l, 2],
-                )
+                ux = vertices[after, 0] - vertices[before, 0]
+                uy = vertices[after, 1] - vertices[before, 1]
+                uz = vertices[after, 2] - vertices[before, 2]
                 vx, vy, vz = (
                     vertices[b, 0] - vertices[a, 0],
                     vertices[b, 1] - vertices[a, 1],

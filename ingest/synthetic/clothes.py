@@ -110,9 +110,9 @@ def finish(rng: np.random.Generator, sheet: Sheet, folds: Folds, depth: float = 
         _bank()[folds][rng.integers(_VARIANTS)], int(rng.integers(SIZE)) if folds != "trousers" else 0, axis=1
     )
     texture = np.empty((SIZE, SIZE, 5), np.uint8)
-    shade = 1 + 0.085 * depth * np.clip(fold[..., :1], -2.2, 1.6)
+    shade = 1 + 0.06 * depth * np.clip(fold[..., :1], -2.2, 1.6)
     texture[..., :3] = np.clip(sheet * shade + rng.normal(0, 1.5, (SIZE, SIZE, 1)), 0, 255)
-    texture[..., 3:] = np.clip(128 + fold[..., 1:] * 110 * depth, 8, 248)
+    texture[..., 3:] = np.clip(128 + fold[..., 1:] * 80 * depth, 8, 248)
     return texture
 
 

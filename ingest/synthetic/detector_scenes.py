@@ -25,7 +25,9 @@ POOL = 480
 MAX_PEOPLE = 12
 
 
-def draw_scene(rng: Rng, size_hw: tuple[int, int] = (256, 416)) -> tuple[Image, NDArray[np.float32], NDArray[np.float32]]:
+def draw_scene(
+    rng: Rng, size_hw: tuple[int, int] = (256, 416)
+) -> tuple[Image, NDArray[np.float32], NDArray[np.float32]]:
     """A filmed scene with 0 to 12 people.
 
     Returns:
@@ -49,11 +51,27 @@ def draw_scene(rng: Rng, size_hw: tuple[int, int] = (256, 416)) -> tuple[Image, 
         appearance = replace(appearance, tints=_tints(rng, len(appearance.tints)))
         stride = 0.0 if rng.random() < 0.35 else float(rng.uniform(0.6, 1.5))
         seated = bool(rng.random() < 0.05)
-        figures.append((pose(appearance, rng.random(), stride, HANDS[rng.integers(len(HANDS))] if rng.random() < 0.4 else "swing", seated, float(rng.normal(0, 0.3))), heading, spot))
+        figures.append(
+            (
+                pose(
+                    appearance,
+                    rng.random(),
+                    stride,
+                    HANDS[rng.integers(len(HANDS))] if rng.random() < 0.4 else "swing",
+                    seated,
+                    float(rng.normal(0, 0.3)),
+                ),
+                heading,
+                spot,
+            )
+        )
     strength = float(rng.uniform(0.1, 0.6))
     for figure, heading, spot in figures:
         draw_shadow(canvas, figure, heading, spot, camera, light, strength)
-    drawn = [draw_figure(canvas, figure, heading, spot, camera, light, 1 + index) for index, (figure, heading, spot) in enumerate(figures)]
+    drawn = [
+        draw_figure(canvas, figure, heading, spot, camera, light, 1 + index)
+        for index, (figure, heading, spot) in enumerate(figures)
+    ]
     _foreground(rng, canvas, clutter)
     seen = np.bincount(canvas.owner.ravel(), minlength=len(figures) + 1)
     boxes, shares = [], []
@@ -91,7 +109,9 @@ def _draw_camera(rng: Rng, size_hw: tuple[int, int]) -> tuple[Pinhole, float]:
     focal = width * float(np.exp(rng.uniform(np.log(0.55), np.log(1.8))))
     tall = float(rng.choice([1.5, 2.6, 4.5], p=[0.35, 0.4, 0.25]) * rng.uniform(0.75, 1.3))
     down = float(rng.uniform(-0.08, 0.3) if tall < 2 else rng.uniform(0.05, 0.65))
-    camera = look_at((0, 0, tall), (0, np.cos(down), tall - np.sin(down)), focal, size_hw, roll=float(rng.normal(0, 0.03)))
+    camera = look_at(
+        (0, 0, tall), (0, np.cos(down), tall - np.sin(down)), focal, size_hw, roll=float(rng.normal(0, 0.03))
+    )
     horizon = (camera.principal_point[1] - focal * np.tan(down)) / height
     return camera, float(np.clip(horizon, -0.1, 0.9))
 

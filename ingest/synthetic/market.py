@@ -60,7 +60,10 @@ def write_market(
                 progress(told, people)
         return written
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = {pool.submit(_write_people, root, seed, c, train_people, per_person, cameras, look_alikes): len(c) for c in chunks}
+        jobs = {
+            pool.submit(_write_people, root, seed, c, train_people, per_person, cameras, look_alikes): len(c)
+            for c in chunks
+        }
         for job in as_completed(jobs):
             written += job.result()
             told += jobs[job]
@@ -69,7 +72,9 @@ def write_market(
     return written
 
 
-def _write_people(root: Path, seed: int, people: range, train_people: int, per_person: int, cameras: int, look_alikes: float) -> int:
+def _write_people(
+    root: Path, seed: int, people: range, train_people: int, per_person: int, cameras: int, look_alikes: float
+) -> int:
     site = Site(seed, 0, cameras)
     written = 0
     for who in people:

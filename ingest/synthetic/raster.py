@@ -173,7 +173,10 @@ def draw_shadow(
         np.float32(1 - strength * sharp * 1.3),
     )
     for foot in figure.feet:
-        spread = 0.16 + 0.5 * max(float(foot[2]), 0.0)
+        lift = max(float(foot[2]), 0.0)
+        if lift > 0.3:
+            continue
+        spread = 0.16 + 0.5 * lift
         middle = turn.T @ foot * np.array([1, 1, 0], np.float32) + spot
         _blob(
             canvas.colour,

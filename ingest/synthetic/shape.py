@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .body import CHEST, FOOT, FOREARM, HEAD, PELVIS, SHIN, SPINE, THIGH, UPPER_ARM
+from .body import BONES, CHEST, FOOT, FOREARM, GRIP, HEAD, PELVIS, SHIN, SPINE, THIGH, UPPER_ARM
 
 Points = NDArray[np.float64]
 
@@ -73,8 +73,8 @@ def draw_build(rng: np.random.Generator) -> Build:
 
 
 def pivots(build: Build) -> Points:
-    """(14, 3) metres, where each bone begins at rest."""
-    points = np.zeros((14, 3))
+    """(16, 3) metres, where each bone begins at rest."""
+    points = np.zeros((BONES, 3))
     points[PELVIS] = 0, 0, 0.53
     points[SPINE] = 0, -0.008, 0.58
     points[CHEST] = 0, -0.008, 0.66
@@ -85,13 +85,14 @@ def pivots(build: Build) -> Points:
         points[THIGH[side]] = sign * build.hip_x, 0, HIP
         points[SHIN[side]] = sign * build.hip_x, 0, KNEE
         points[FOOT[side]] = sign * build.hip_x, -0.006, ANKLE
+        points[GRIP[side]] = sign * build.shoulder_x, 0.0, 0.415
     return points * build.height_m
 
 
 def landmarks(build: Build) -> Points:
     """(17, 3) metres, the COCO joints at rest."""
     h = build.head
-    points = [(0, 0.060 * h, CHIN + 0.058 * h)]
+    points = [(0.0, 0.060 * h, CHIN + 0.058 * h)]
     points += [(s * 0.018 * h, 0.051 * h, CHIN + 0.072 * h) for s in (-1, 1)]
     points += [(s * 0.043 * h, -0.002, CHIN + 0.062 * h) for s in (-1, 1)]
     for x, y, z in (
