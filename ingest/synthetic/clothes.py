@@ -148,29 +148,29 @@ def cloth(rng: np.random.Generator, colour: Colour, pattern: str, scale: float =
     if pattern == "plain":
         return base
     if pattern in ("stripes", "bands"):
-        count = rng.integers(5, 14) * scale if pattern == "stripes" else rng.integers(1, 4) * scale
+        count = float(rng.integers(5, 14)) * scale if pattern == "stripes" else float(rng.integers(1, 4)) * scale
         turn = (_V * count + rng.random()) % 1
         width = rng.uniform(0.25, 0.6)
         mask = turn < width
         if rng.random() < 0.3:
             base[(turn > width) & (turn < width + 0.15)] = third
     elif pattern == "pinstripes":
-        mask = (_U * max(4, round(rng.integers(12, 22) * scale))) % 1 < rng.uniform(0.2, 0.5)
+        mask = (_U * max(4, round(float(rng.integers(12, 22)) * scale))) % 1 < rng.uniform(0.2, 0.5)
     elif pattern == "checks":
-        count = max(2, round(rng.integers(6, 16) * scale))
-        mask = ((_U * count % 1 < 0.5) ^ (_V * count % 1 < 0.5)) if rng.random() < 0.5 else None
+        squares = max(2, round(float(rng.integers(6, 16)) * scale))
+        mask = ((_U * squares % 1 < 0.5) ^ (_V * squares % 1 < 0.5)) if rng.random() < 0.5 else None
         if mask is None:
-            cover = 0.5 * ((_U * count % 1 < 0.5).astype(float) + (_V * count % 1 < 0.5))
+            cover = 0.5 * ((_U * squares % 1 < 0.5).astype(float) + (_V * squares % 1 < 0.5))
             return np.asarray(base * (1 - cover[..., None]) + other * cover[..., None])
     elif pattern == "plaid":
-        count, wide = max(2, round(rng.integers(4, 10) * scale)), rng.uniform(0.3, 0.55)
+        count, wide = float(max(2, round(float(rng.integers(4, 10)) * scale))), rng.uniform(0.3, 0.55)
         cover = 0.4 * ((_U * count % 1 < wide).astype(float) + (_V * count % 1 < wide))
         sheet = base * (1 - cover[..., None]) + other * cover[..., None]
         line = (np.abs(_U * count % 1 - 0.75) < 0.06) | (np.abs(_V * count % 1 - 0.75) < 0.06)
         sheet[line] = 0.5 * sheet[line] + 0.5 * third
         return np.asarray(sheet)
     elif pattern == "dots":
-        count = max(3, round(rng.integers(8, 16) * scale))
+        count = float(max(3, round(float(rng.integers(8, 16)) * scale)))
         mask = ((_U * count % 1 - 0.5) ** 2 + ((_V * count + 0.5 * np.floor(_U * count)) % 1 - 0.5) ** 2) < rng.uniform(
             0.03, 0.12
         )
@@ -180,7 +180,7 @@ def cloth(rng: np.random.Generator, colour: Colour, pattern: str, scale: float =
         mask = field > rng.uniform(-0.2, 0.8)
         base[field < rng.uniform(-1.8, -0.7)] = third
     elif pattern == "two-tone":
-        mask = _V < rng.uniform(0.2, 0.6) if rng.random() < 0.7 else np.abs(_U - 0.5) > rng.uniform(0.12, 0.3)
+        mask = rng.uniform(0.2, 0.6) > _V if rng.random() < 0.7 else np.abs(_U - 0.5) > rng.uniform(0.12, 0.3)
     elif pattern == "fade":
         cover = np.clip((_V - 0.2) / 0.6, 0, 1)[..., None]
         return np.asarray(base * (1 - cover) + other * cover)
@@ -234,8 +234,8 @@ def add_collar(rng: np.random.Generator, sheet: Sheet, skin: Colour, depth: floa
             if kind == "v"
             else depth / SIZE * np.sqrt(np.clip(1 - (away / 0.22) ** 2, 0, 1))
         )
-        sheet[(_V < cut + 0.02) & (away < 0.24)] *= 0.8
-        sheet[(_V < np.maximum(cut, 0.03))] = skin * 0.93
+        sheet[(cut + 0.02 > _V) & (away < 0.24)] *= 0.8
+        sheet[(np.maximum(cut, 0.03) > _V)] = skin * 0.93
     elif kind == "shirt":
         gap = away < 0.10 * np.clip(1 - _V / 0.16, 0, 1)
         sheet[_V < 0.10] = np.clip(sheet[_V < 0.10] * rng.uniform(1.03, 1.2), 0, 250)

@@ -68,9 +68,8 @@ _HAIR_SHARE = np.array([0.27, 0.24, 0.16, 0.09, 0.06, 0.06, 0.03, 0.06, 0.03])
 
 def _near(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
     """The same colour a little lighter or darker, warmer or colder."""
-    return np.clip(
-        colour * np.exp(rng.normal(0, spread)) * np.exp(rng.normal(0, spread * 0.35, 3)) + rng.normal(0, 3), 6, 245
-    )
+    own = colour * np.exp(rng.normal(0, spread)) * np.exp(rng.normal(0, spread * 0.35, 3)) + rng.normal(0, 3)
+    return np.asarray(np.clip(own, 6, 245))
 
 
 def draw_top_colour(rng: np.random.Generator) -> Colour:

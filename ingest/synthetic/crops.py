@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .appearance import draw_appearance
-from .backdrop import draw_place, draw_thing
+from .backdrop import draw_place
 from .body import HANDS, Appearance, Hands, pose
 from .camera import Pinhole, look_at
 from .colours import draw_wardrobe
 from .effects import CameraEffects, draw_effects
 from .raster import Canvas, Light, draw_figure, draw_light, draw_shadow
+from .things import draw_thing
 
 Image = NDArray[np.uint8]
 Rng = np.random.Generator
@@ -238,7 +239,7 @@ def _frame_person(rng: Rng, height_m: float, elevation: float) -> Pinhole:
     eye[2] = max(eye[2], 0.25)
     height, width = _DRAWN_HW
     camera = look_at(eye, middle, 1000.0, _DRAWN_HW, roll=float(rng.normal(0, 0.03)))
-    ends, _ = camera.project([[0, 0, 0], [0, 0, height_m]])
+    ends, _ = camera.project(np.array([[0.0, 0.0, 0.0], [0.0, 0.0, height_m]]))
     top, foot = ends[1, 1], ends[0, 1]
     tall = foot - top
     margin = rng.normal(0.045, 0.03, 2)

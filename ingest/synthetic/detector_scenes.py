@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .appearance import draw_appearance
-from .backdrop import draw_place, draw_thing
+from .backdrop import draw_place
 from .body import HANDS, Appearance, pose
 from .camera import Pinhole, look_at
 from .effects import draw_effects
 from .raster import Canvas, draw_figure, draw_light, draw_shadow
+from .things import draw_thing
 
 Image = NDArray[np.uint8]
 Rng = np.random.Generator
@@ -100,7 +101,7 @@ def _tints(rng: Rng, count: int) -> NDArray[np.float32]:
     common = np.exp(rng.normal(0, 0.15))
     tints = common * np.exp(rng.normal(0, 0.22, (count, 1)) + rng.normal(0, 0.14, (count, 3)))
     tints[0] = common
-    return tints.astype(np.float32)
+    return np.asarray(tints, np.float32)
 
 
 def _draw_camera(rng: Rng, size_hw: tuple[int, int]) -> tuple[Pinhole, float]:
@@ -133,7 +134,7 @@ def _spots(rng: Rng, camera: Pinhole, count: int) -> list[tuple[tuple[float, flo
         else:
             across = float(rng.uniform(-0.02, 1.02) * width - camera.principal_point[0]) / camera.focal * depth
             spot, turn = (across, depth), float(rng.uniform(0, 2 * np.pi))
-        pixels, far = camera.project([[*spot, 0.3], [*spot, 1.2]])
+        pixels, far = camera.project(np.array([[*spot, 0.3], [*spot, 1.2]]))
         seen = (pixels[:, 1] > 0) & (pixels[:, 1] < height) & (pixels[:, 0] > -10) & (pixels[:, 0] < width + 10)
         apart = all((spot[0] - x) ** 2 + (spot[1] - y) ** 2 > 0.12 for (x, y), _ in spots)
         if seen.any() and far[0] > 0.5 and apart:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, cast
 
 import numba
 
-Loop = TypeVar("Loop", bound=Callable[..., object])
 
-
-def kernel(loop: Loop) -> Loop:
+def kernel(loop: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a loop over arrays. No fast-math and no threads: the same seed gives the same pixels."""
-    return cast(Loop, numba.njit(cache=True, nogil=True, error_model="numpy")(loop))
+    return cast("Callable[..., Any]", numba.njit(cache=True, nogil=True, error_model="numpy")(loop))
