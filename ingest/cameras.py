@@ -20,16 +20,14 @@ from stream.transport import Record
 
 POLL_S = 0.1
 BATCH = 32
-THROTTLE_EVERY_S = 0.25
-"""How often `throttle` is asked: it may have to ask a broker."""
 
 
 class Cameras:
     """A Source of frames and camera states: a thread and a bounded queue per camera, one partition each.
 
     Live cameras never end and never wait: a full queue drops its oldest frame, and a camera with nothing to say is declared
-    idle. Files keep everything, are interleaved in order of captured_at, and wait while `throttle` says so; the source
-    ends after their last frames. A file that cannot be used at all ends it with CameraError.
+    idle. Files keep everything, wait for their reader, and are interleaved in order of captured_at; the source ends after
+    their last frames. A file that cannot be used at all ends it with CameraError.
     """
 
     def __init__(
@@ -37,11 +35,10 @@ class Cameras:
         site: str,
         cameras: Sequence[CameraSettings],
         *,
-        throttle: Callable[[], bool] = lambda: False,
         patience: Patience | None = None,
         wall: WallClock | None = None,
     ) -> None:
-        self._site, self._cameras, self._throttle = site, list(cameras), throttle
+        self._site, self._cameras = site, list(cameras)
         self._patience, self._wall = patience or Patience(), wall or WallClock()
         self.partitions = partitions(cameras)
         """Camera id -> partition."""
@@ -55,22 +52,21 @@ class Cameras:
         ]
         self._offsets = dict.fromkeys(self.partitions.values(), 0)
         self._paused: set[int] = set()
-        self._asked_s, self._throttled = -THROTTLE_EVERY_S, False
 
     def batches(self) -> Iterator[Sequence[Record[Frame | CameraState]]]:
         """Up to 32 messages as they come; an empty batch when nothing came for 100 ms."""
         for thread in self._threads:
-            thread.start()
+            if thread.ident is None:
+                thread.start()
         while not self._stop.is_set():
-            throttled = self._is_throttled()
             with self._changed:
                 self._raise_errors()
-                batch = [] if throttled else self._collect()
+                batch = self._collect()
                 if not batch:
                     if all(queue.ended and queue.head_ns() is None for queue in self._queues):
                         return
                     self._changed.wait(POLL_S)
-                    batch = [] if throttled else self._collect()
+                    batch = self._collect()
             yield batch
 
     def commit(self, batch: Sequence[Record[Frame | CameraState]]) -> None:
@@ -131,13 +127,6 @@ class Cameras:
                 CAMERA_CONNECTED.labels(camera.id).set(0)
 
         return run
-
-    def _is_throttled(self) -> bool:
-        if all(queue.live for queue in self._queues):
-            return False
-        if time.monotonic() - self._asked_s >= THROTTLE_EVERY_S:
-            self._asked_s, self._throttled = time.monotonic(), self._throttle()
-        return self._throttled
 
     def _collect(self) -> list[Record[Frame | CameraState]]:
         """What is ready, in turn over the cameras; of files in order of captured_at, as far as that is known."""

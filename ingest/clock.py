@@ -97,10 +97,13 @@ class FileClock:
     def __init__(self, start_ns: int) -> None:
         self._start = start_ns
         self._shift = 0
-        self._last = 0
+        self._last: int | None = None
 
     def stamp(self, time_ns: int) -> Stamp:
         """Date a picture by its time since the file's beginning; where that jumps back, the film goes on from there."""
+        if self._last is None:
+            self._last = 0
+            self._shift = max(0, -time_ns)
         elapsed = time_ns + self._shift
         jump = None
         if elapsed < self._last - JUMP_NS:

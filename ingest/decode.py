@@ -6,6 +6,7 @@ RTCP sender reports, which FFmpeg attaches to each packet (producer reference ti
 
 import contextlib
 import struct
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -52,7 +53,8 @@ _OPTIONS: dict[Kind, dict[str, str]] = {
     # live_start_index: one segment in reserve; the default of two makes everything a segment later
     "http": {"fpsprobesize": "0", "live_start_index": "-2"},
     "device": {"fpsprobesize": "0"},
-    "file": {},
+    # correct_ts_overflow: FFmpeg takes a clock that goes back for one that ran over, and leaps 26 hours ahead
+    "file": {"correct_ts_overflow": "0"},
     "synthetic": {},
 }
 # Full decoding, though `skip_loop_filter=all` would save 13 % of it: it blurs every reference picture (44 dB on the real
@@ -202,14 +204,19 @@ class Video:
 
 
 def open_video(
-    camera: CameraSettings, wall: WallClock, open_timeout_s: float, silence_s: float, path: Path | None = None
+    camera: CameraSettings,
+    wall: WallClock,
+    open_timeout_s: float,
+    silence_s: float | None = None,
+    path: Path | None = None,
 ) -> Video:
     """Connect to a camera, or open `path` in its name (a clip of a synthetic one).
 
-    `silence_s` is how long to wait for a packet. FFmpeg takes it once, when opening; over RTSP reading wakes up every
+    `silence_s` is how long to wait for a packet, unless said as long as for opening. FFmpeg takes it once, when opening; over RTSP reading wakes up every
     second instead, and what `Video.pictures` is told holds.
     Raises CameraUnreachable, CameraUnauthorised, NotAVideo, or CameraError for what no retry will mend.
     """
+    silence_s = open_timeout_s if silence_s is None else silence_s
     kind, shown = camera.kind, camera.shown_url if path is None else str(path)
     where = f"camera {camera.id}: {shown}"
     if kind in ("file", "synthetic"):
@@ -272,6 +279,7 @@ def _video_stream(container: InputContainer, where: str) -> VideoStream:
 @contextlib.contextmanager
 def _errors(where: str, timeout_s: float) -> Iterator[None]:
     """Translate FFmpeg's errors; the originals hold the url with its password and are cut off."""
+    began_s = time.monotonic()
     try:
         yield
     except (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError):
@@ -293,6 +301,8 @@ def _errors(where: str, timeout_s: float) -> Iterator[None]:
         av.error.ArgumentError,
         av.error.NotImplementedError,
     ) as error:
+        if time.monotonic() - began_s >= timeout_s:  # FFmpeg says so of half an RTSP answer, too
+            raise CameraSilent(f"{where} is silent: nothing came for {timeout_s:.3g} s") from None
         raise NotAVideo(f"{where} is not a video, or is cut off: {(error.strerror or 'unreadable').lower()}") from None
     except av.error.FFmpegError as error:
         reason = (error.strerror or type(error).__name__).lower()

@@ -61,21 +61,22 @@ def _pictures(camera: CameraSettings, wall: WallClock) -> Iterator[tuple[Picture
     """Pictures with their time since the beginning, over all clips."""
     sources = iter([(file_path(camera.url), 0)]) if camera.kind == "file" else clips(camera)
     for path, begin_ns in sources:
-        with open_video(camera, wall, READ_TIMEOUT_S, READ_TIMEOUT_S, path) as video:
+        with open_video(camera, wall, READ_TIMEOUT_S, path=path) as video:
             times = _container_times if video.has_times else _counted_times
             for picture, time_ns in _to_its_end(camera, video, times):
                 yield picture, begin_ns + time_ns
 
 
 def _container_times(camera: CameraSettings, video: Video) -> Iterator[tuple[Picture, int]]:
-    time_ns = 0
+    time_ns = latest_ns = 0
     for picture in video.pictures(lambda: READ_TIMEOUT_S):
-        time_ns = time_ns if picture.time_ns is None else max(0, picture.time_ns)
+        time_ns = time_ns if picture.time_ns is None else picture.time_ns
+        latest_ns = max(latest_ns, time_ns)
         yield picture, time_ns
-    if video.duration_ns is not None and time_ns < video.duration_ns - SECOND_NS:
+    if video.duration_ns is not None and latest_ns < video.duration_ns - SECOND_NS:
         log.warning(
             "camera %s: %s is cut off: it says %.1f s and ends after %.1f s; what is there is used",
-            camera.id, camera.shown_url, video.duration_ns / 1e9, time_ns / 1e9,
+            camera.id, camera.shown_url, video.duration_ns / 1e9, latest_ns / 1e9,
         )  # fmt: skip
 
 

@@ -13,6 +13,8 @@ import pytest
 # importlib mode adds no folder of its own; helpers stand beside this file
 sys.path.append(str(Path(__file__).parent))
 
+from clips import write_clip  # noqa: E402
+from rtsp_server import RtspServer  # noqa: E402
 from services import KafkaBroker, RedisServer, certificates, free_port, unavailable, valkey_binary
 
 
@@ -87,6 +89,24 @@ def redis_tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secur
         )
     finally:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def rtsp_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What RTSP servers play: two seconds of numbered pictures, 25 per second."""
+    return write_clip(tmp_path_factory.mktemp("rtsp") / "clip.h264", container="h264")
+
+
+@pytest.fixture(scope="session")
+def rtsp_server(rtsp_clip: Path) -> Iterator[RtspServer]:
+    """An RTSP camera shared by all tests. Those that cut or freeze one start their own: `RtspServer(rtsp_clip, 25)`."""
+    server = RtspServer(rtsp_clip, fps=25)
+    try:
+        server.start()
+    except (RuntimeError, OSError) as error:
+        unavailable(str(error))
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

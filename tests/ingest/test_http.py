@@ -1,0 +1,138 @@
+import itertools
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from clips import write_clip
+from feeds import MjpegCamera, QuietHandler, black_hole, frames_of, http_server, number_of, watch
+
+from ingest.clock import WallClock
+from ingest.decode import CameraSilent, open_video
+from ingest.settings import CameraSettings
+from stream.errors import CameraError, CameraUnauthorised, CameraUnreachable, NotAVideo
+
+PASSWORD = "pass%40word"
+
+
+def camera(url: str, **more: object) -> CameraSettings:
+    return CameraSettings.model_validate({"id": "hall", "url": url, **more})
+
+
+def test_mjpeg_over_http_is_dated_by_its_arrival() -> None:
+    with http_server(MjpegCamera) as address:
+        frames = frames_of(watch([camera(f"http://{address}/video")], lambda seen: len(frames_of(seen)) == 6))
+    assert [f.sequence for f in frames] == sorted({f.sequence for f in frames})
+    numbers = [number_of(f) for f in frames]
+    assert all(b - a in (1, 2, 3) for a, b in itertools.pairwise(numbers))
+    assert {f.clock for f in frames} == {"arrival"}
+    assert all(0 <= f.ingested_at - f.captured_at < 1e9 for f in frames)
+
+
+class HlsCamera(QuietHandler):
+    """A live playlist of one-second segments; each appears when it is over, the three newest are kept."""
+
+    segments: ClassVar[list[bytes]] = []
+    began_s: ClassVar[float] = 0.0
+
+    def do_GET(self) -> None:  # noqa: N802
+        newest = min(int(time.monotonic() - self.began_s) + 3, len(self.segments))
+        if self.path == "/hall.m3u8":
+            listed = range(newest - 3, newest)
+            lines = [f"#EXTINF:1.0,\n{k}.ts" for k in listed]
+            head = f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:{listed[0]}\n"
+            body, kind = (head + "\n".join(lines) + "\n").encode(), "application/vnd.apple.mpegurl"
+        else:
+            body, kind = self.segments[int(self.path[1:-3])], "video/mp2t"
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def hls(tmp_path: Path) -> Iterator[str]:
+    HlsCamera.segments = []
+    for k in range(12):
+        times = [10 + k + j / 25 for j in range(25)]
+        clip = write_clip(tmp_path / f"{k}.ts", frames=25, first=25 * k, times=times)
+        HlsCamera.segments.append(clip.read_bytes())
+    HlsCamera.began_s = time.monotonic()
+    with http_server(HlsCamera) as address:
+        yield f"http://{address}/hall.m3u8"
+
+
+def test_hls_is_handed_on_at_its_own_pace_though_it_comes_in_segments(hls: str) -> None:
+    frames = frames_of(watch([camera(hls)], lambda seen: len(frames_of(seen)) == 15))
+    assert [f.sequence for f in frames] == list(range(15))
+    numbers = [number_of(f) for f in frames]
+    assert all(4 <= b - a <= 6 for a, b in itertools.pairwise(numbers))
+    ages_s = [(f.ingested_at - f.captured_at) / 1e9 for f in frames]
+    assert max(ages_s) < 0.9  # a segment's first picture would be a second old when the last one comes
+
+
+def answering(status: int, body: bytes = b"", kind: str = "text/html") -> type[QuietHandler]:
+    class Answer(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            self.send_response(status)
+            if status == 401:
+                self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    return Answer
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "said"),
+    [
+        pytest.param(401, CameraUnauthorised, "refuses these credentials: check user and password", id="401"),
+        pytest.param(403, CameraUnauthorised, "refuses these credentials", id="403"),
+        pytest.param(404, CameraUnreachable, "no such path: check the path in the url", id="404"),
+        pytest.param(503, CameraUnreachable, "answers with an error", id="503"),
+        pytest.param(200, NotAVideo, "is not a video", id="a web page"),
+    ],
+)
+def test_what_a_server_answers_is_told_apart(status: int, kind: type[CameraError], said: str) -> None:
+    page = answering(status, b"<html>Log in</html>" * 50)
+    with http_server(page) as address, pytest.raises(kind) as caught:
+        open_video(camera(f"http://admin:{PASSWORD}@{address}/video"), WallClock(), 3.0)
+    line = str(caught.value)
+    assert line.startswith(f"camera hall: http://admin:***@{address}/video")
+    assert said in line
+    assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("scheme", ["http", "rtsp"])
+def test_nobody_there_is_said(scheme: str) -> None:
+    with black_hole() as address:
+        pass  # closed again: the port refuses
+    with pytest.raises(CameraUnreachable, match="cannot be reached: connection refused"):
+        open_video(camera(f"{scheme}://{address}/video"), WallClock(), 3.0)
+
+
+@pytest.mark.parametrize("scheme", ["http", "rtsp"])
+def test_a_camera_that_takes_the_call_and_says_nothing_is_given_up(scheme: str) -> None:
+    began = time.monotonic()
+    with black_hole() as address, pytest.raises(CameraSilent, match=r"is silent: nothing came for 0\.5 s"):
+        open_video(camera(f"{scheme}://{address}/video"), WallClock(), 0.5)
+    assert time.monotonic() - began < 5
+
+
+def test_a_playlist_from_the_network_cannot_read_our_files(tmp_path: Path) -> None:
+    secret = write_clip(tmp_path / "secret.ts", frames=5)
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{secret}\n#EXT-X-ENDLIST\n".encode()
+    with http_server(answering(200, playlist, "application/vnd.apple.mpegurl")) as address:
+        evil = camera(f"http://{address}/a.m3u8")
+        with pytest.raises(CameraError), open_video(evil, WallClock(), 2.0) as video:
+            next(video.pictures(lambda: 2.0))
+
+
+def test_a_device_that_is_not_there_is_said() -> None:
+    with pytest.raises(CameraError, match="/dev/video99"):
+        open_video(camera("/dev/video99"), WallClock(), 1.0)
