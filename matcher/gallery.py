@@ -40,6 +40,9 @@ class Snapshot:
 class Gallery(Protocol):
     """Steps are stored whole and in order, or not at all; events get the next numbers as they are stored."""
 
+    topic: str | None
+    """Identity of the topic that the offsets to be stored belong to; None: they mean nothing to another process."""
+
     def acquire(self, *, takeover: bool = False, stop: threading.Event | None = None) -> Snapshot:
         """Become the site's matcher. Waits, and says for whom, while another one's lease runs, unless `takeover`.
 
@@ -114,11 +117,11 @@ class MemoryGallery:
         *,
         model: str,
         retention_ns: int,
-        topic: str | None = None,
         beside: "MemoryGallery | None" = None,
     ) -> None:
         """`beside`: another matcher's gallery of the same site."""
-        self._site, self._model, self._retention_ns, self._topic = site, model, retention_ns, topic
+        self.topic: str | None = None
+        self._site, self._model, self._retention_ns = site, model, retention_ns
         self._store: _Store = beside._store if beside else _Store()
         self._epoch = 0
 
@@ -133,11 +136,7 @@ class MemoryGallery:
             refuse_other_model(self._site, "memory", store.model, self._model, store.entities)
             store.epoch += 1
             store.owner, store.model, self._epoch = self, self._model, store.epoch
-            snapshot = Snapshot(
-                dict(store.entities), dict(store.offsets), dict(store.places), store.topic, store.number
-            )
-            store.topic = self._topic
-            return snapshot
+            return Snapshot(dict(store.entities), dict(store.offsets), dict(store.places), store.topic, store.number)
 
     def commit(self, steps: Sequence[Step]) -> Sequence[MatchEvent]:
         """See `Gallery`."""
@@ -157,6 +156,7 @@ class MemoryGallery:
                 store.offsets.update(step.offsets)
                 store.places.update(step.places)
             if steps:
+                store.topic = self.topic
                 clock = steps[-1].clock_ns
                 store.outbox.extend((clock, event.number, encode(event)) for event in events)
                 while store.outbox and store.outbox[0][0] <= clock - self._retention_ns:

@@ -16,7 +16,7 @@ from matcher.merge import Item, Merge, Place
 from matcher.policy import Decision, Seen, Sighting, step
 from matcher.state import State
 from stream.messages import CameraState, Embeddings, MatchEvent, Person
-from stream.telemetry import LATE, TRACKLETS_DROPPED, VECTORS_REFUSED
+from stream.telemetry import IDENTITIES, LATE, TRACKLETS_DROPPED, VECTORS_REFUSED
 from stream.transport import Record
 
 log = logging.getLogger(__name__)
@@ -205,6 +205,7 @@ class Matcher:
             self._paused -= fewer
 
     def _count(self) -> None:
+        IDENTITIES.labels(self._site).set(len(self._state.identities))
         for what, total in self._state.site.counters.items():
             if what in ("left_undecided", "too_many_open") and total > self._counted.get(what, 0):
                 TRACKLETS_DROPPED.labels(what).inc(total - self._counted.get(what, 0))

@@ -29,6 +29,7 @@ from stream.messages import MatchEvent
 log = logging.getLogger(__name__)
 
 OWN_KEY = ("identity/", "exemplar/")
+POLL_S = 0.25  # who waits for the lease looks this often
 RENEW_S = 2.0  # without anything to store, the lease is renewed this often
 MS = 1_000_000  # nanoseconds
 
@@ -44,10 +45,10 @@ class RedisGallery:
         model: str,
         retention_ns: int,
         live: bool,
-        topic: str | None = None,
     ) -> None:
-        """`live` sites also expire by the server's clock; `topic` is the id of the embeddings topic, None for memory."""
-        self._url, self._site, self._model, self._topic = url, site, model, topic
+        """`live` sites also expire by the server's clock."""
+        self.topic: str | None = None
+        self._url, self._site, self._model = url, site, model
         self._retention_ns, self._live = retention_ns, live
         self._client = connect(url)
         self._prefix = f"sightline:{{{site}}}:"
@@ -68,27 +69,27 @@ class RedisGallery:
 
     def acquire(self, *, takeover: bool = False, stop: threading.Event | None = None) -> Snapshot:
         """See `Gallery`."""
+        said = None
         while True:
             with redis_errors(self._url):
                 answer = self._acquire_script(self._keys, [self._owner, _ms(LEASE_S), int(takeover)])
             if answer[0]:
                 break
-            self._wait(answer[1].decode(), answer[2] / 1000, stop)
+            holder = answer[1].decode()
+            if holder != said:
+                said = holder
+                log.warning(
+                    "site %s has a matcher, %s: waiting until its lease of %g s has run out; --takeover does not wait",
+                    *(self._site, holder, LEASE_S),
+                )
+            if (stop or threading.Event()).wait(POLL_S):
+                raise EpochLost(f"stopped while waiting for the matcher of site {self._site}: {holder}")
         self._epoch = int(answer[0])
         with redis_errors(self._url):
             snapshot, held = self._load()
         refuse_other_model(self._site, shown(self._url), held, self._model, snapshot.entities)
         self._renewed_s = time.monotonic()
         return snapshot
-
-    def _wait(self, holder: str, left_s: float, stop: threading.Event | None) -> None:
-        log.warning(
-            "site %s has a matcher: %s; waiting until its lease has run out (%.0f s unless renewed), "
-            "or start with --takeover",
-            *(self._site, holder, max(0.0, left_s)),
-        )
-        if (stop or threading.Event()).wait(min(max(left_s, 0.05), 2.0)):
-            raise EpochLost(f"stopped while waiting for the matcher of site {self._site}: {holder}")
 
     def _load(self) -> tuple[Snapshot, str | None]:
         meta = {key.decode(): value for key, value in self._client.hgetall(self._meta).items()}
@@ -130,7 +131,7 @@ class RedisGallery:
         self, steps: Sequence[Step], events: Sequence[MatchEvent], number: int, commit: int
     ) -> tuple[list[str], list[str | int | bytes]]:
         changes: dict[str, Change] = {}
-        meta: dict[str, str | int | bytes] = {"number": number, "model": self._model, "topic": self._topic or ""}
+        meta: dict[str, str | int | bytes] = {"number": number, "model": self._model, "topic": self.topic or ""}
         clock_ns = steps[-1].clock_ns if steps else 0
         for step in steps:
             changes |= step.changes

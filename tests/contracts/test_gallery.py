@@ -42,10 +42,10 @@ def matchers(request):
     """Makes galleries of one fresh site: each call is another matcher of it."""
     site, made = f"shop-{secrets.token_hex(4)}", []
 
-    def another(model="m", topic=None, live=True, **options):
+    def another(model="m"):
         if request.param == "memory":
             beside = made[0] if made else None
-            gallery = MemoryGallery(site, model=model, retention_ns=RETENTION, topic=topic, beside=beside)
+            gallery = MemoryGallery(site, model=model, retention_ns=RETENTION, beside=beside)
         else:
             if request.param == "embedded":
                 url = request.getfixturevalue("embedded")
@@ -53,7 +53,7 @@ def matchers(request):
                 url = request.getfixturevalue("redis_server")
             else:
                 url = request.getfixturevalue("redis_tls_server").url
-            gallery = RedisGallery(url, site, model=model, retention_ns=RETENTION, live=live, topic=topic)
+            gallery = RedisGallery(url, site, model=model, retention_ns=RETENTION, live=True)
         made.append(gallery)
         return gallery
 
@@ -73,8 +73,9 @@ def test_a_new_site_begins_with_nothing(matchers):
 
 
 def test_the_next_matcher_goes_on_from_everything_that_was_stored(matchers):
-    gallery = matchers(topic="t1")
+    gallery = matchers()
     gallery.acquire()
+    gallery.topic = "t1"
     entities = {
         "site": b"clock", "tracklet/c1/0/0/0": b"\x00\xff", "pool/c1/0/0/0": b"v", "identity/7": b"who",
         "exemplar/7/c1/0/0/0": b"looks", "camera/c1": b"s", "ended/c1/c1/0/0/1": b"t", "mean/": b"m",
@@ -86,7 +87,7 @@ def test_the_next_matcher_goes_on_from_everything_that_was_stored(matchers):
         [a_step(changes={"identity/7": b"moved", "camera/c1": None, "exemplar/7/c1/0/0/0": None}, offsets={0: 6})]
     )
     gallery.release()
-    snapshot = matchers(topic="t1").acquire()
+    snapshot = matchers().acquire()
     expected = entities | {"identity/7": b"moved"}
     del expected["camera/c1"], expected["exemplar/7/c1/0/0/0"]
     assert dict(snapshot.entities) == expected

@@ -1,0 +1,51 @@
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from matcher.gallery import MemoryGallery
+from matcher.redis_gallery import RedisGallery
+
+from .recorded import write
+from .simulation import matcher_for, simulate
+
+KILLS = 20
+
+
+def test_a_matcher_killed_at_20_random_points_loses_no_event_and_says_none_twice(tmp_path, redis_server):
+    site = simulate(7, seconds=150)
+    records = tmp_path / "embeddings"
+    write(records, site.in_order())
+    steady, memory = matcher_for(site), MemoryGallery("sim", model="m", retention_ns=10**18)
+    memory.acquire()
+    memory.commit(list(steady.process(site.in_order())))
+    memory.commit(list(steady.finish()))
+    expected = memory.events(0, limit=10**6)
+
+    url = redis_server.removesuffix("/0") + "/7"
+    rng, killed, finished = random.Random(11), 0, False
+    commits = len(site.in_order()) // 16
+    while not finished:
+        process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("killable.py")), str(records), url], stdout=subprocess.PIPE
+        )
+        if killed < KILLS:
+            for _ in range(rng.randint(1, 2 * commits // KILLS - 4)):
+                process.stdout.readline()
+            time.sleep(rng.uniform(0, 0.01))  # anywhere between two commits, or within one
+            process.kill()
+            assert process.wait() == -signal.SIGKILL, "it was through before it could be killed 20 times"
+            killed += 1
+        else:
+            assert process.wait(60) == 0
+            finished = True
+        process.stdout.close()
+
+    gallery = RedisGallery(url, "sim", model="m", retention_ns=10**18, live=False)
+    events = gallery.events(0, limit=10**6)
+    assert [event.number for event in events] == list(range(1, len(expected) + 1))
+    # the state came back to the last bit each time, so not even the decisions differ
+    assert events == expected
+    gallery.close()
