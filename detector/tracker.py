@@ -15,28 +15,27 @@ begin new ones (`_settle`).
 Deterministic: the same boxes at the same times give the same names; nothing is shared between cameras.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from detector.boxes import Boxes, hidden, intersection
+from detector.doubts import Doubts, Verdict
 from detector.kalman import FREEDOM, Filters, size_of, to_xywh
-from detector.looks import SAME, SIZE, swap_evidence
+from detector.looks import SAME, SIZE
 from detector.settings import DetectorSettings
 
-NEW_COST = 1.0  # -ln density of a newcomer: one per 20 squared heights, height and width known within 0.5 and 0.3
+NEW_COST = 1.0  # -ln density, in heights, from which on a box is rather a newcomer's; 0 or 2 mixes or breaks more (benchmarks/track.py)
 CUT = 3.0  # nats for a width or height that is quite another: legs or a side are hidden
 MAX_SIGMA = 4.5  # a box further from where a track is expected cannot be its
 SIZE_RATIO = 2.6  # nor one so much higher or lower; hidden legs halve a box
 TENTATIVE_S = 0.45  # a new track must get its second box within it: two frames at 5 fps
 CLOSE = 3.0  # nats: exchanged names would be 5 % likely; a close call
-CLEAR_FRAMES = 2  # without overlap, before a doubt is settled
 COLOUR = 4.0  # nats per e-fold of colour distance: 2.2 where two looks of one person differ twice as much as usual
-COLOUR_WEIGHT = 8.0  # nats for colours that could not say it more clearly
-KEEP, SWAP = 2.0, -4.0  # nats: keep the names at 12 % doubt or less, exchange them back at 2 %; between: new names
 SOLID = 0.25  # share hidden up to which colours are the person's own
+SIDE = 0.02  # a box within this share of the picture's width from its left or right side is cut off there
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +50,6 @@ class Tracked:
     """(M,) a close call in this frame, or a doubt not yet settled."""
 
 
-@dataclass(slots=True)
-class _Doubt:
-    """Two tracks that may have exchanged their people: what each looked like before, and since they are apart."""
-
-    before: dict[int, NDArray[np.float64]]
-    margin: float = CLOSE
-    clear: int = 0
-    now: dict[int, NDArray[np.float64]] = field(default_factory=dict)
-
-
 class Tracker:
     """Tracks of one unbroken stream of one camera."""
 
@@ -72,7 +61,7 @@ class Tracker:
         self._seen_s = np.zeros(0)
         self._looks = np.zeros((0, SIZE))  # running mean while alone
         self._looked = np.zeros(0)  # how many looks are in it
-        self._doubts: dict[tuple[int, int], _Doubt] = {}
+        self._doubts = Doubts()
         self._now_s: float | None = None
         self._last_id = 0
         self._last_number = 0
@@ -101,12 +90,12 @@ class Tracker:
         self._seen_s[rows] = now_s
         tentative = rows[self._numbers[rows] == 0]
         self._numbers[tentative] = self._next_numbers(len(tentative))
+        clear = (overlap <= SOLID) & (xyxy[:, 0] > SIDE * size_hw[1]) & (xyxy[:, 2] < (1 - SIDE) * size_hw[1])
         self._doubt(cost, rows, boxes, close)
-        self._look(rows, boxes, looks, overlap)
-        self._settle(rows, xyxy[boxes], looks[boxes].astype(np.float64), overlap[boxes])
+        self._look(rows, looks[boxes], clear[boxes])
+        self._settle(rows[clear[boxes]], xyxy[boxes][clear[boxes]], looks[boxes][clear[boxes]])
 
-        doubtful = {one for pair in self._doubts for one in pair}
-        ambiguous = close[boxes] | np.isin(self._ids[rows], list(doubtful))
+        ambiguous = close[boxes] | np.isin(self._ids[rows], self._doubts.everybody())
         tracked = Tracked(boxes, self._numbers[rows].copy(), ambiguous)
         born = np.flatnonzero((track_of < 0) & (scores >= self._settings.new_score))
         self._add(xywh[born], now_s)
@@ -131,15 +120,16 @@ class Tracker:
         squared = residual**2 / variance[:, None]  # (T, N, 4)
         tails = (FREEDOM + 1) / 2 * np.log1p(squared / FREEDOM)  # (T, N, 4)
         tails[..., 2:] = np.minimum(tails[..., 2:], CUT)
-        cost = tails.sum(-1) + 0.5 * np.log(2 * np.pi * variance / size**2).sum(-1)[:, None]
+        cost: NDArray[np.float64] = tails.sum(-1) + 0.5 * np.log(2 * np.pi * variance / size**2).sum(-1)[:, None]
         ratio = xywh[None, :, 3] / height  # (T, N)
         far = (squared[..., :2].max(-1, initial=0) > MAX_SIGMA**2) | (ratio > SIZE_RATIO) | (ratio < 1 / SIZE_RATIO)
-        return np.where(far, np.inf, cost)
+        cost[far] = np.inf
+        return cost
 
     def _colour_cost(self, looks: NDArray[np.float32], overlap: NDArray[np.float32]) -> NDArray[np.float64]:
         """Looks (N, 24) -> (T, N) nats against each being each track's; less for boxes whose colours are another's."""
         apart = ((self._looks[:, None] - looks[None]) ** 2).mean(-1) / SAME**2  # (T, N)
-        nats = COLOUR * np.log1p(apart / FREEDOM)
+        nats: NDArray[np.float64] = COLOUR * np.log1p(apart / FREEDOM)
         return np.where(self._looked[:, None] > 0, nats * (1 - overlap), COLOUR * np.log1p(1 / FREEDOM))
 
     def _associate(
@@ -179,72 +169,35 @@ class Tracker:
         box_of = dict(zip(rows.tolist(), boxes.tolist(), strict=True))
         for row, other in np.argwhere(margin < CLOSE).tolist():
             close[box_of[row]] = True
-            pair = (int(self._ids[row]), int(self._ids[other]))
-            pair = (min(pair), max(pair))
-            if pair not in self._doubts:
-                known = [one for one in (row, other) if self._looked[one] > 0]
-                self._doubts[pair] = _Doubt({int(self._ids[one]): self._looks[one].copy() for one in known})
-            doubt = self._doubts[pair]
-            doubt.margin = min(doubt.margin, float(margin[row, other]))
-            doubt.clear, doubt.now = 0, {}
+            known = {int(self._ids[one]): self._looks[one].copy() for one in (row, other) if self._looked[one] > 0}
+            self._doubts.add(int(self._ids[row]), int(self._ids[other]), float(margin[row, other]), known)
 
-    def _look(
-        self,
-        rows: NDArray[np.intp],
-        boxes: NDArray[np.intp],
-        looks: NDArray[np.float32],
-        overlap: NDArray[np.float32],
-    ) -> None:
-        """Learn the colours of who is alone and in no doubt; the last second counts most."""
-        doubtful = np.array([one for pair in self._doubts for one in pair], np.int64)
-        alone = (overlap[boxes] < SOLID) & ~np.isin(self._ids[rows], doubtful)
-        rows, boxes = rows[alone], boxes[alone]
+    def _look(self, rows: NDArray[np.intp], looks: NDArray[np.float32], clear: NDArray[np.bool_]) -> None:
+        """Learn the colours of who is clear to see and in no doubt; the last five frames count most."""
+        learn = clear & ~np.isin(self._ids[rows], self._doubts.everybody())
+        rows, looks = rows[learn], looks[learn]
         self._looked[rows] = np.minimum(self._looked[rows] + 1, 5)
-        self._looks[rows] += (looks[boxes] - self._looks[rows]) / self._looked[rows, None]
+        self._looks[rows] += (looks - self._looks[rows]) / self._looked[rows, None]
 
-    def _settle(
-        self,
-        rows: NDArray[np.intp],
-        xyxy: Boxes,
-        looks: NDArray[np.float64],
-        overlap: NDArray[np.float32],
-    ) -> None:
-        """Decide every doubt whose people are seen apart: keep the names, exchange them, or begin new tracklets."""
-        if not self._doubts:
-            return
-        row_of = {int(one): row for row, one in enumerate(self._ids)}
-        place_of = {int(self._ids[row]): place for place, row in enumerate(rows)}
-        for pair in sorted(self._doubts):
-            doubt = self._doubts.get(pair)
-            alive = [one for one in pair if one in row_of]
-            if doubt is None or not alive:
-                self._doubts.pop(pair, None)
-                continue
-            places = [place_of[one] for one in alive if one in place_of]
-            if len(places) < len(alive) or (overlap[places] > SOLID).any():
-                continue
-            padded = _padded(xyxy[places])
-            if len(places) == 2 and intersection(padded[:1], padded[1:])[0, 0] > 0:
-                continue
-            doubt.clear += 1
-            for one, place in zip(alive, places, strict=True):
-                doubt.now[one] = doubt.now.get(one, np.zeros(SIZE)) + looks[place] / CLEAR_FRAMES
-            if doubt.clear >= CLEAR_FRAMES:
-                del self._doubts[pair]
-                self._decide(doubt, [row_of[one] for one in alive], pair)
-
-    def _decide(self, doubt: _Doubt, rows: list[int], pair: tuple[int, int]) -> None:
-        """Settle one doubt of the tracks at `rows`, those of the pair that are still alive."""
-        total = doubt.margin + COLOUR_WEIGHT * _colours_say_kept(doubt, pair)
-        if total >= KEEP:
-            return
-        if total <= SWAP and len(rows) == 2:
-            for array in (self._ids, self._numbers, self._looks, self._looked):
-                array[rows] = array[rows[::-1]]
-            return
-        for row in rows:
-            self._ids[row], self._looked[row] = self._next_id(), 0
-            self._numbers[row] = self._next_numbers(1)[0]
+    def _settle(self, rows: NDArray[np.intp], xyxy: Boxes, looks: NDArray[np.float32]) -> None:
+        """Settle doubts by people who are clear to see: `rows` with their boxes and looks."""
+        ids = self._ids[rows].tolist()
+        padded = _padded(xyxy)
+        free = np.argwhere(intersection(padded, padded) == 0).tolist()
+        verdicts = self._doubts.settle(
+            set(self._ids.tolist()),
+            dict(zip(ids, looks.astype(np.float64), strict=True)),
+            {(ids[one], ids[other]) for one, other in free},
+        )
+        for pair, verdict in verdicts:
+            mine = np.flatnonzero(np.isin(self._ids, pair))
+            if verdict is Verdict.SWAP and len(mine) == 2:
+                for array in (self._ids, self._numbers, self._looks, self._looked):
+                    array[mine] = array[mine[::-1]]
+            elif verdict is not Verdict.KEEP:
+                self._ids[mine] = [self._next_id() for _ in mine]
+                self._numbers[mine] = self._next_numbers(len(mine))
+                self._looked[mine] = 0
 
     def _add(self, xywh: NDArray[np.float64], now_s: float) -> None:
         """Begin tracks at (N, 4) boxes, unconfirmed."""
@@ -263,22 +216,6 @@ class Tracker:
     def _next_numbers(self, n: int) -> NDArray[np.int64]:
         self._last_number += n
         return np.arange(self._last_number - n, self._last_number) + 1
-
-
-def _colours_say_kept(doubt: _Doubt, pair: tuple[int, int]) -> float:
-    """[-1, 1]: `swap_evidence` of what is known of both people, 0 where too little is."""
-    keep = swap = 0.0
-    for one, other in (pair, pair[::-1]):
-        if one not in doubt.before:
-            continue
-        own = doubt.before[one]
-        if one in doubt.now and other in doubt.before:
-            keep += float(((doubt.now[one] - own) ** 2).sum())
-            swap += float(((doubt.now[one] - doubt.before[other]) ** 2).sum())
-        elif one in doubt.now and other in doubt.now:  # the other began in doubt: nobody knows its colours from before
-            keep += float(((doubt.now[one] - own) ** 2).sum())
-            swap += float(((doubt.now[other] - own) ** 2).sum())
-    return swap_evidence(keep, swap)
 
 
 def _padded(xyxy: Boxes) -> Boxes:
