@@ -1,0 +1,277 @@
+"""Messages to a Kafka topic, in order, within a byte budget, with every loss counted.
+
+kafka-python's producer has no bound on memory and cannot take back what it was given, so messages wait here and are handed
+over in rounds: of each partition as much as fits one Kafka batch, then all of it is awaited. A round that fails goes back to
+the front of the queue as it was. Idempotence is off (with it a hung broker leaves sends unresolved for ever), so order rests on
+one request in flight and on one batch per partition and round.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaTimeoutError, RetriableError
+
+from stream.codec import encode
+from stream.errors import DeliveryFailed, MessageTooLarge, SightlineError, TransportError
+from stream.kafka_admin import TopicSpec, ensure_topics
+from stream.kafka_client import (
+    MAX_BATCH_BYTES,
+    MAX_RECORD_BYTES,
+    REQUEST_TIMEOUT_S,
+    client_config,
+    connect,
+    kafka_errors,
+)
+from stream.messages import DeadLetter, Frame, Inner, MatchEvent
+from stream.settings import KafkaSettings
+from stream.telemetry import DELIVERIES_FAILED, FRAMES_DROPPED, QUEUE_DEPTH
+
+T = TypeVar("T", bound=Inner | MatchEvent | DeadLetter)
+Policy = Literal["wait", "shed"]
+
+_SHED_FLUSH_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    data: bytes
+    partition: int
+    live_camera: str | None
+    """Set for a frame of a live camera, which may be shed."""
+
+
+class KafkaSink(Generic[T]):
+    """See `stream.transport.Sink`. Makes its topic as `spec` says, as soon as a broker answers; connecting blocks nobody.
+
+    `policy` says what happens while the broker is away: ``wait`` keeps everything, `send` blocks when the byte budget is
+    full; ``shed`` loses the oldest frames of live cameras then (counted, reason ``broker``), and `flush` returns after 1 s.
+    `shrink` makes a message smaller that is over 900 kB, or returns None where it cannot; then it is refused and counted
+    (reason ``too_large``), or, where it is no frame, `MessageTooLarge` is raised.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        spec: TopicSpec,
+        partition_of: Callable[[T], int],
+        *,
+        policy: Policy = "wait",
+        shrink: Callable[[T], T | None] | None = None,
+    ) -> None:
+        client_config(settings)  # says at once what is wrong without a broker
+        self._settings, self._spec, self._policy = settings, spec, policy
+        self._partition_of, self._shrink = partition_of, shrink
+        self._budget = settings.buffer_mib << 20
+        self._waiting: deque[_Outgoing] = deque()
+        self._flying = 0
+        self._size = 0
+        """Bytes waiting and in flight."""
+        self._failed: SightlineError | None = None
+        self._closed = False
+        self._away = False
+        """The last round failed."""
+        self._changed = threading.Condition()
+        self._depth = QUEUE_DEPTH.labels(f"{spec.name} bytes")
+        self._thread = threading.Thread(target=self._run, name=f"deliver {spec.name}", daemon=True)
+        self._thread.start()
+
+    def send(self, messages: Iterable[T]) -> None:
+        """Queue messages. Raises `DeliveryFailed`, without having taken the message, when there is no room for as long as the
+        delivery time-out; what a wrong address, password or permission causes is raised here too."""
+        for message in messages:
+            data = self._encode(message)
+            if data is None:
+                continue
+            partition = self._partition_of(message)
+            if not 0 <= partition < self._spec.partitions:
+                raise TransportError(
+                    f"topic {self._spec.name} has {self._spec.partitions} partitions, a message asks for {partition}"
+                )
+            live = message.camera if isinstance(message, Frame) and message.clock != "file" else None
+            self._enqueue(_Outgoing(data, partition, live))
+
+    def flush(self) -> None:
+        """Return when everything sent is acknowledged. Raises `DeliveryFailed` after the delivery time-out; what is not
+        delivered stays queued, so that `flush` may be called again. With ``shed`` it returns after 1 s at the latest."""
+        timeout_s = _SHED_FLUSH_S if self._policy == "shed" else self._settings.delivery_timeout_s
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while self._waiting or self._flying:
+                self._raise_failure()
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    if self._policy == "shed":
+                        return
+                    raise DeliveryFailed(
+                        f"topic {self._spec.name}: {len(self._waiting) + self._flying} messages not acknowledged within "
+                        f"{timeout_s:g} s by {self._settings.bootstrap_servers}"
+                    )
+                self._changed.wait(left)
+            self._raise_failure()
+
+    def close(self) -> None:
+        """Give what is queued the delivery time-out, unless the broker is away already, and disconnect; safe to call twice."""
+        if not (self._closed or self._away):
+            with contextlib.suppress(SightlineError):
+                self.flush()
+        with self._changed:
+            self._closed = True
+            lost = len(self._waiting) + self._flying
+            self._changed.notify_all()
+        self._thread.join(timeout=self._settings.delivery_timeout_s + REQUEST_TIMEOUT_S)
+        if lost:
+            DELIVERIES_FAILED.labels(self._spec.name).inc(lost)
+            log.warning("closed with messages undelivered", extra={"topic": self._spec.name, "messages": lost})
+            self._waiting.clear()
+
+    def _encode(self, message: T) -> bytes | None:
+        data = encode(message)
+        if len(data) > MAX_RECORD_BYTES and self._shrink is not None:
+            smaller = self._shrink(message)
+            data = data if smaller is None else encode(smaller)
+        if len(data) <= MAX_RECORD_BYTES:
+            return data
+        DELIVERIES_FAILED.labels(self._spec.name).inc()
+        said = f"topic {self._spec.name}: a message of {len(data):,} bytes, at most {MAX_RECORD_BYTES:,} are taken"
+        if not isinstance(message, Frame):
+            raise MessageTooLarge(said)
+        FRAMES_DROPPED.labels(message.camera, "too_large").inc()
+        log.warning("%s", said, extra={"camera": message.camera})
+        return None
+
+    def _enqueue(self, outgoing: _Outgoing) -> None:
+        deadline = time.monotonic() + self._settings.delivery_timeout_s
+        with self._changed:
+            while self._size and self._size + len(outgoing.data) > self._budget:
+                self._raise_failure()
+                if self._policy == "shed" and self._shed_oldest():
+                    continue
+                if self._policy == "shed" and outgoing.live_camera:  # all the rest is in flight
+                    FRAMES_DROPPED.labels(outgoing.live_camera, "broker").inc()
+                    return
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise DeliveryFailed(
+                        f"topic {self._spec.name}: {self._size >> 20} MiB wait for {self._settings.bootstrap_servers}, which is "
+                        f"all that [kafka] buffer_mib allows"
+                    )
+                self._changed.wait(left)
+            self._raise_failure()
+            self._waiting.append(outgoing)
+            self._size += len(outgoing.data)
+            self._depth.set(self._size)
+            self._changed.notify_all()
+
+    def _shed_oldest(self) -> bool:
+        for place, outgoing in enumerate(self._waiting):
+            if outgoing.live_camera is not None:
+                del self._waiting[place]
+                self._size -= len(outgoing.data)
+                FRAMES_DROPPED.labels(outgoing.live_camera, "broker").inc()
+                return True
+        return False
+
+    def _raise_failure(self) -> None:
+        if self._closed:
+            raise TransportError(f"topic {self._spec.name}: this sink is closed")
+        if self._failed is not None:
+            raise self._failed
+
+    def _run(self) -> None:
+        """The delivering thread: connect once, then one round after the other."""
+        producer = None
+        try:
+            what = f"topic {self._spec.name}"
+            ensure_topics(self._settings, [self._spec], lambda: self._closed)
+            producer = connect(self._settings, what, self._producer, lambda: self._closed)
+            while round_ := self._next_round():
+                with kafka_errors(self._settings, what):
+                    self._deliver(producer, round_)
+        except SightlineError as error:
+            with self._changed:
+                self._failed = error
+                self._changed.notify_all()
+        finally:
+            if producer is not None:
+                with contextlib.suppress(KafkaTimeoutError):  # unflushed: counted by `close`
+                    producer.close(timeout=1)
+
+    def _producer(self) -> Any:
+        delivery_ms = int(self._settings.delivery_timeout_s * 1000)
+        request_ms = int(min(REQUEST_TIMEOUT_S, self._settings.delivery_timeout_s / 2) * 1000)
+        return KafkaProducer(
+            **{**client_config(self._settings), "request_timeout_ms": request_ms},
+            enable_idempotence=False,
+            max_in_flight_requests_per_connection=1,
+            acks="all",
+            retries=delivery_ms // 100,  # one each 100 ms of back-off: bounded, and the time-out ends them first
+            delivery_timeout_ms=delivery_ms,
+            max_block_ms=1000,
+            batch_size=MAX_BATCH_BYTES,
+            max_request_size=16 << 20,  # one round of many partitions
+            linger_ms=1,  # a round's messages of one partition become one batch
+            metrics_enabled=False,
+        )
+
+    def _next_round(self) -> list[_Outgoing]:
+        """Up to one batch per partition, in order; empty when the sink is closed."""
+        with self._changed:
+            while not self._waiting:
+                if self._closed:
+                    return []
+                self._changed.wait()
+            if self._closed:
+                return []
+            taken: list[_Outgoing] = []
+            kept: deque[_Outgoing] = deque()
+            sizes: dict[int, int] = {}
+            for outgoing in self._waiting:
+                size = sizes.get(outgoing.partition, 0) + len(outgoing.data) + 100  # Kafka's own fields of a record
+                sizes[outgoing.partition] = size
+                (taken if size <= MAX_RECORD_BYTES + 100 else kept).append(outgoing)
+            self._waiting, self._flying = kept, len(taken)
+            return taken
+
+    def _deliver(self, producer: Any, round_: list[_Outgoing]) -> None:
+        """Send a round and wait for it. What failed goes back, unless something behind it in its partition got through."""
+        futures = []
+        for outgoing in round_:
+            try:
+                futures.append(producer.send(self._spec.name, outgoing.data, partition=outgoing.partition))
+            except RetriableError:
+                break  # no metadata: nothing of the rest was taken
+        deadline = time.monotonic() + self._settings.delivery_timeout_s + REQUEST_TIMEOUT_S
+        for future in futures:
+            with contextlib.suppress(Exception):
+                future.get(timeout=max(0.0, deadline - time.monotonic()))
+        succeeded = [future.succeeded() for future in futures] + [False] * (len(round_) - len(futures))
+        last_good = {outgoing.partition: place for place, outgoing in enumerate(round_) if succeeded[place]}
+        again = []
+        for place, outgoing in enumerate(round_):
+            if succeeded[place]:
+                continue
+            DELIVERIES_FAILED.labels(self._spec.name).inc()
+            error = futures[place].exception if place < len(futures) else None
+            if error is not None and not isinstance(error, RetriableError):
+                raise error
+            if place < last_good.get(outgoing.partition, -1):
+                raise TransportError(
+                    f"topic {self._spec.name}: a message was overtaken by the one behind it and is lost"
+                )
+            again.append(outgoing)
+        with self._changed:
+            self._waiting.extendleft(reversed(again))
+            self._flying = 0
+            self._away = bool(again)
+            self._size -= sum(len(outgoing.data) for outgoing, good in zip(round_, succeeded, strict=True) if good)
+            self._depth.set(self._size)
+            self._changed.notify_all()

@@ -1,0 +1,324 @@
+"""Messages from a Kafka topic: as a member of a group, or of named partitions from named offsets."""
+
+import contextlib
+import functools
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata
+
+from stream.codec import dead_letter, decode
+from stream.cursors import Cursors
+from stream.errors import BrokerUnreachable, MessageError, OffsetGone, SightlineError
+from stream.kafka_admin import DEAD, TopicSpec, topic_id
+from stream.kafka_client import client_config, connect, kafka_errors
+from stream.kafka_sink import KafkaSink
+from stream.messages import DeadLetter, Inner, MatchEvent
+from stream.settings import KafkaSettings
+from stream.telemetry import CONSUMER_LAG, RECORDS_EXPIRED
+from stream.transport import Record
+
+T = TypeVar("T", bound=Inner | MatchEvent | DeadLetter)
+
+POLL_S = 0.1
+SESSION_TIMEOUT_S = 6.0
+"""A worker that was killed has its partitions taken over after this."""
+_FETCH_BYTES = 16 << 20
+_PARTITION_FETCH_BYTES = 4 << 20
+_COMMIT_TIMEOUT_S = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class KafkaSource(Generic[T]):
+    """See `stream.transport.Source`.
+
+    Without `partitions` it is a member of `group`, which shares the topic out and remembers what was committed. With
+    `partitions` it reads exactly those, from the oldest record or from where `seek` says, and its reader keeps the offsets;
+    a `group` given as well is told them, so that others can see the lag. `kinds` are what the topic carries (`stream.codec`).
+
+    While no broker answers it yields empty batches; one that never answered within ``connect_timeout_s`` is an error.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        group: str | None,
+        kinds: tuple[type[T], ...],
+        *,
+        partitions: Iterable[int] | None = None,
+        max_records: int = 64,
+        max_span_s: float = 1.0,
+    ) -> None:
+        client_config(settings)  # says at once what is wrong without a broker
+        self._settings, self._topic, self._group, self._kinds = settings, topic, group, kinds
+        self._partitions = None if partitions is None else sorted(partitions)
+        self._cursors: Cursors[T] = Cursors(max_records, max_span_s)
+        self._consumer: Any = None
+        self._using = threading.RLock()
+        """Held around every use of the consumer, which is not thread-safe."""
+        self._to_commit: dict[int, int] = {}
+        self._assignment = 0
+        """Counts what came between: a commit that failed is not tried again under another assignment."""
+        self._handing_over = threading.Lock()
+        self._letters: KafkaSink[DeadLetter] | None = None
+        self._closed = False
+
+    def topic_id(self) -> str:
+        """Identity of the topic that offsets belong to; another one after the topic was deleted and made again."""
+        return topic_id(self._settings, self._topic)
+
+    def batches(self) -> Iterator[Sequence[Record[T]]]:
+        """See `stream.transport.Source`."""
+        self._connect()
+        while not self._closed:
+            if not self._cursors.ready():
+                self._poll()
+            batch = self._cursors.take()
+            yield batch
+
+    def commit(self, batch: Sequence[Record[T]]) -> None:
+        """See `stream.transport.Source`. Handed to the thread that fetches, which tells the broker before its next fetch."""
+        news = self._cursors.commit(batch)
+        with self._handing_over:
+            self._to_commit.update(news)
+
+    def position(self) -> dict[int, int]:
+        """See `stream.transport.Source`."""
+        return self._cursors.position()
+
+    def seek(self, offsets: Mapping[int, int]) -> None:
+        """See `stream.transport.Source`."""
+        self._connect()
+        places = [TopicPartition(self._topic, partition) for partition in offsets]
+        with self._using, kafka_errors(self._settings, f"topic {self._topic}"):
+            starts = self._consumer.beginning_offsets(places, timeout_ms=5000)
+            ends = self._consumer.end_offsets(places, timeout_ms=5000)
+            for place in places:
+                wanted = offsets[place.partition]
+                if not starts[place] <= wanted <= ends[place]:
+                    raise self._gone(place.partition, wanted, starts[place], ends[place])
+            for place in places:
+                self._consumer.seek(place, offsets[place.partition])
+                self._cursors.assign(place.partition, offsets[place.partition])
+
+    def pause(self, partitions: Iterable[int]) -> None:
+        """See `stream.transport.Source`."""
+        self._cursors.pause(partitions)
+
+    def resume(self, partitions: Iterable[int]) -> None:
+        """See `stream.transport.Source`."""
+        self._cursors.resume(partitions)
+
+    def close(self) -> None:
+        """See `stream.transport.Source`. What was handed over for commit is committed first, if a broker answers."""
+        self._closed = True
+        with self._using:
+            consumer, self._consumer = self._consumer, None
+            if consumer is not None:
+                self._consumer_closing(consumer)
+        if self._letters is not None:
+            self._letters.close()
+
+    def _consumer_closing(self, consumer: Any) -> None:
+        with contextlib.suppress(KafkaError):
+            if offsets := self._take_commits():
+                consumer.commit(offsets, timeout_ms=int(_COMMIT_TIMEOUT_S * 1000))
+        with contextlib.suppress(KafkaError):
+            consumer.close(autocommit=False, timeout_ms=int(_COMMIT_TIMEOUT_S * 1000))
+
+    def _connect(self) -> None:
+        with self._using:
+            if self._consumer is not None or self._closed:
+                return
+            consumer = connect(self._settings, f"topic {self._topic}", self._make_consumer, lambda: self._closed)
+            with kafka_errors(self._settings, f"topic {self._topic}"):
+                if self._partitions is None:
+                    consumer.subscribe([self._topic], listener=_Rebalance(self))
+                else:
+                    places = [TopicPartition(self._topic, partition) for partition in self._partitions]
+                    consumer.assign(places)
+                    starts = consumer.beginning_offsets(places, timeout_ms=5000)
+                    for place in places:
+                        consumer.seek(place, starts[place])
+                        self._cursors.assign(place.partition, starts[place])
+            self._consumer = consumer
+
+    def _make_consumer(self) -> Any:
+        return KafkaConsumer(
+            **client_config(self._settings),
+            group_id=self._group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest" if self._partitions is None else "none",
+            allow_auto_create_topics=False,
+            session_timeout_ms=int(SESSION_TIMEOUT_S * 1000),
+            heartbeat_interval_ms=int(SESSION_TIMEOUT_S * 1000 / 4),
+            max_poll_interval_ms=300_000,
+            max_poll_records=self._cursors.max_records,
+            fetch_max_wait_ms=int(POLL_S * 1000),
+            fetch_max_bytes=_FETCH_BYTES,
+            max_partition_fetch_bytes=_PARTITION_FETCH_BYTES,
+            receive_message_max_bytes=100_000_000,  # Kafka's own bound of a request
+            metrics_enabled=False,
+        )
+
+    def _poll(self) -> None:
+        """Commit what was handed over, then fetch once."""
+        started = time.monotonic()
+        with self._using:
+            if self._consumer is None:
+                return
+            try:
+                with kafka_errors(self._settings, f"topic {self._topic}"):
+                    self._commit_now()
+                    self._start_what_is_new()
+                    self._pause_what_has_no_room()
+                    fetched = self._consumer.poll(timeout_ms=int(POLL_S * 1000))
+            except BrokerUnreachable as error:
+                log.debug("%s", error)
+                fetched = {}
+            except OffsetGone:
+                self._raise_gone()
+                raise
+        for place, records in fetched.items():
+            if records and place.partition not in self._cursors.fetching():  # assigned within this very poll
+                self._cursors.assign(place.partition, records[0].offset)
+            for record in records:
+                self._take_in(place.partition, record)
+        if fetched:
+            self._measure_lag(fetched)
+        elif (left := POLL_S - (time.monotonic() - started)) > 0:
+            time.sleep(left)  # a broker that refuses connections answers at once
+
+    def _start_what_is_new(self) -> None:
+        for place in self._consumer.assignment():
+            if place.partition not in self._cursors.fetching():
+                offset = self._consumer.position(place, timeout_ms=500)
+                if offset is not None:
+                    self._cursors.assign(place.partition, offset)
+
+    def _forget(self, partitions: set[int]) -> None:
+        for partition in partitions:
+            self._cursors.revoke(partition)
+        with self._handing_over:
+            self._assignment += 1
+            for partition in partitions:
+                self._to_commit.pop(partition, None)
+
+    def _pause_what_has_no_room(self) -> None:
+        assigned, wanted = self._consumer.assignment(), self._cursors.wanted()
+        known = self._cursors.fetching()
+        full = {place for place in assigned if place.partition in known and place.partition not in wanted}
+        self._consumer.pause(*(full - self._consumer.paused()))
+        self._consumer.resume(*(self._consumer.paused() - full))
+
+    def _take_in(self, partition: int, record: Any) -> None:
+        expected = self._cursors.fetching().get(partition)
+        if expected is not None and record.offset > expected:  # retention was faster than this reader
+            RECORDS_EXPIRED.labels(self._topic, str(partition)).inc(record.offset - expected)
+            log.warning(
+                "records expired before they were read",
+                extra={"topic": self._topic, "partition": partition, "records": record.offset - expected},
+            )
+        data = record.value or b""
+        try:
+            message = decode(data, self._kinds)
+        except MessageError as error:
+            self._cursors.fetched(partition, record.offset, None)
+            self._bury(dead_letter(self._topic, partition, record.offset, str(error), data, self._kinds))
+        else:
+            self._cursors.fetched(partition, record.offset, message)
+
+    def _bury(self, letter: DeadLetter) -> None:
+        log.warning(
+            "dead letter: %s",
+            letter.reason,
+            extra={"topic": self._topic, "partition": letter.partition, "offset": letter.offset},
+        )
+        if self._letters is None:
+            spec = TopicSpec(self._topic + DEAD, 1, 600)
+            self._letters = KafkaSink(self._settings, spec, lambda _: 0, policy="shed")
+        try:
+            self._letters.send([letter])
+            self._letters.flush()
+        except SightlineError as error:  # the letter is counted and logged; the stream goes on
+            log.warning("dead letter not kept: %s", error)
+
+    def _measure_lag(self, fetched: Iterable[TopicPartition]) -> None:
+        with self._using:
+            if self._consumer is None:
+                return
+            positions = self._cursors.position()
+            for place in fetched:
+                if place in self._consumer.assignment() and (end := self._consumer.highwater(place)) is not None:
+                    lag = max(0, end - positions.get(place.partition, end))
+                    CONSUMER_LAG.labels(self._topic, str(place.partition)).set(lag)
+
+    def _take_commits(self) -> dict[TopicPartition, OffsetAndMetadata]:
+        with self._handing_over:
+            taken, self._to_commit = self._to_commit, {}
+        if self._group is None:
+            return {}
+        return {TopicPartition(self._topic, p): OffsetAndMetadata(offset, "", -1) for p, offset in taken.items()}
+
+    def _commit_now(self) -> None:
+        if offsets := self._take_commits():
+            self._consumer.commit_async(offsets, functools.partial(self._committed, self._assignment))
+
+    def _committed(self, assignment: int, offsets: dict[TopicPartition, OffsetAndMetadata], answer: object) -> None:
+        """A commit that failed is tried again, unless a later one has been handed over or partitions changed hands."""
+        if isinstance(answer, Exception):
+            log.debug("commit failed: %s", answer)
+            with self._handing_over:
+                if assignment == self._assignment:
+                    for place, offset in offsets.items():
+                        self._to_commit.setdefault(place.partition, offset.offset)
+
+    def _gone(self, partition: int, wanted: int, start: int, end: int) -> OffsetGone:
+        why = "retention removed it" if wanted < start else "the topic was deleted and made again"
+        return OffsetGone(
+            f"topic {self._topic}: partition {partition} holds offsets {start} to {end}, {wanted} was to be read next: {why}; "
+            f"start again from the oldest record with an empty gallery, or give the topic a longer retention"
+        )
+
+    def _raise_gone(self) -> None:
+        places = [TopicPartition(self._topic, partition) for partition in self._cursors.fetching()]
+        with kafka_errors(self._settings, f"topic {self._topic}"):
+            starts = self._consumer.beginning_offsets(places, timeout_ms=5000)
+            ends = self._consumer.end_offsets(places, timeout_ms=5000)
+        for place in places:
+            wanted = self._cursors.fetching()[place.partition]
+            if not starts[place] <= wanted <= ends[place]:
+                raise self._gone(place.partition, wanted, starts[place], ends[place]) from None
+
+
+class _Rebalance(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
+    """Called on the consumer's own thread while partitions change hands. Those that stay keep their position."""
+
+    def __init__(self, source: KafkaSource[Any]) -> None:
+        self._source = source
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Commit all that was handed over while we still may."""
+        source = self._source
+        consumer, offsets = source._consumer, source._take_commits()
+        if consumer is not None and offsets:
+            try:
+                await consumer.commit_async(offsets)
+            except KafkaError as error:  # it will be read again by the next owner
+                log.warning("commit before a rebalance failed: %s", error, extra={"topic": source._topic})
+
+    async def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        """We were taken for dead: others have these, and commits of them are theirs."""
+        self._source._forget({place.partition for place in lost})
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """What is not ours any more is forgotten; what is new starts at its last commit, in the next poll."""
+        mine = {place.partition for place in assigned}
+        self._source._forget(set(self._source._cursors.fetching()) - mine)
