@@ -170,7 +170,7 @@ class Video:
         while True:
             packets = cast("Generator[Packet[VideoStream]]", self._container.demux(self._stream))
             try:
-                with _errors(self._where, silence_s()), contextlib.closing(packets):
+                with _errors(self._where, silence_s(), "broke off"), contextlib.closing(packets):
                     for packet in packets:
                         heard_ns = self._wall.now_ns()
                         yield packet, heard_ns
@@ -225,7 +225,7 @@ def open_video(
         target = f"file:{path.absolute()}"
     else:
         target = camera.url
-    with _errors(where, open_timeout_s):
+    with _errors(where, open_timeout_s, "cannot be reached"):
         container = av.open(
             target,
             "r",
@@ -277,7 +277,7 @@ def _video_stream(container: InputContainer, where: str) -> VideoStream:
 
 
 @contextlib.contextmanager
-def _errors(where: str, timeout_s: float) -> Iterator[None]:
+def _errors(where: str, timeout_s: float, what: str) -> Iterator[None]:
     """Translate FFmpeg's errors; the originals hold the url with its password and are cut off."""
     began_s = time.monotonic()
     try:
@@ -306,4 +306,4 @@ def _errors(where: str, timeout_s: float) -> Iterator[None]:
         raise NotAVideo(f"{where} is not a video, or is cut off: {(error.strerror or 'unreadable').lower()}") from None
     except av.error.FFmpegError as error:
         reason = (error.strerror or type(error).__name__).lower()
-        raise CameraUnreachable(f"{where} cannot be reached: {reason}") from None
+        raise CameraUnreachable(f"{where} {what}: {reason}") from None

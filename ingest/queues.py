@@ -46,12 +46,12 @@ class CameraQueue:
     def put(self, message: Frame | CameraState) -> None:
         """Add; a file's thread waits here for room, until the queue is closed. What was called idle already is dropped."""
         with self._changed:
-            if self.live and message.captured_at <= self._promised_ns:
+            if self.live and isinstance(message, Frame) and message.captured_at <= self._promised_ns:
                 self._late.inc()
                 return
             if self.live and len(self._ready) >= self._length:
-                if isinstance(self._ready.popleft(), Frame):
-                    self._dropped.inc()
+                self._ready.popleft()
+                self._dropped.inc()
             elif not self.live:
                 self._changed.wait_for(lambda: len(self._ready) < self._length or self._closed)
             self._ready.append(message)
