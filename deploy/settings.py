@@ -89,7 +89,7 @@ class Settings(Section):
         return partitions(self.camera)
 
     def masked(self) -> dict[str, Any]:
-        """The effective settings as plain data, secrets masked: what is logged at start."""
+        """What differs from the defaults, as plain data, secrets masked: what is logged at start."""
 
         def clean(value: Any) -> Any:
             if isinstance(value, dict):
@@ -98,7 +98,7 @@ class Settings(Section):
                 return [clean(inner) for inner in value]
             return mask(value) if isinstance(value, str) else value
 
-        return dict(clean(self.model_dump(mode="json", exclude_none=True)))
+        return dict(clean(self.model_dump(mode="json", exclude_defaults=True)))
 
 
 def load(path: Path, environment: Mapping[str, str] | None = None) -> Settings:

@@ -20,11 +20,11 @@ def state_folder(settings: Settings | None) -> Path:
 
 
 @contextmanager
-def opened_state(settings: Settings, given: Path | None) -> Iterator[Path]:
+def opened_state(settings: Settings, given: Path | None, *, lasting: bool = False) -> Iterator[Path]:
     """The folder, made where missing. A site of files without ``--state`` gets a fresh one that is removed afterwards:
-    old footage shall neither meet yesterday's people nor be taken for a repeat.
+    old footage shall neither meet yesterday's people nor be taken for a repeat. Not so where the gallery is `lasting`.
     """
-    if given is None and not settings.live and settings.redis is None:
+    if given is None and not (settings.live or settings.redis or lasting):
         with tempfile.TemporaryDirectory(prefix=f"sightline-{settings.site.name}-") as fresh:
             yield Path(fresh)
         return

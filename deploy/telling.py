@@ -25,8 +25,9 @@ def line(event: MatchEvent) -> Text:
     text.append(f"  {event.identity[:8]}  ", style="bold")
     came_from = f"{event.previous_camera} → " if event.previous_camera else ""
     text.append(f"{came_from}{event.camera}")
-    if event.kind == "link" and event.evidence and event.evidence.gap_s is not None:
-        text.append(f" after {event.evidence.gap_s:.1f} s")
+    gap_s = event.evidence.gap_s if event.kind == "link" and event.evidence else None
+    if gap_s is not None and gap_s > 0:  # 0 or less: on both cameras at once
+        text.append(f" after {gap_s:.1f} s")
     if event.probability is not None:
         text.append(f"  {event.probability:.2f}", style="dim")
     return text

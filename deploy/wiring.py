@@ -2,22 +2,30 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from deploy.bundle import Bundle, load_bundle, synthetic_only_warning
 from deploy.buses import Bus, FromCamera, FromPerceive, MemoryBus
+from deploy.kafka_bus import KafkaBus
 from deploy.settings import Settings
 from deploy.state import key_of, opened_state
 from deploy.together import Group, Paced, together
-from stream.errors import BundleError, EpochLost, UsageError
+from stream.errors import BundleError, EpochLost, SettingsError, UsageError
 from stream.messages import MatchEvent
 from stream.model import Kind
+from stream.settings import KafkaSettings
 from stream.stage import Chain, Pass, as_messages, as_records, run
 from stream.transport import Sink, Source
+
+if TYPE_CHECKING:
+    from matcher.outbox import Outbox
+    from matcher.redis_gallery import RedisGallery
 
 log = logging.getLogger(__name__)
 
@@ -26,20 +34,24 @@ SECOND = 1_000_000_000  # nanoseconds
 
 
 class Watched(Generic[M]):
-    """A sink that also shows every message to somebody: a live view, a score."""
+    """A sink that shows every message to somebody once it is delivered: a live view, a score."""
 
     def __init__(self, sink: Sink[M], watch: Callable[[M], None]) -> None:
         self._sink, self._watch = sink, watch
+        self._sent: list[M] = []
 
     def send(self, messages: Iterable[M]) -> None:
         """See `stream.transport.Sink`."""
         for message in messages:
             self._sink.send((message,))
-            self._watch(message)
+            self._sent.append(message)
 
     def flush(self) -> None:
         """See `stream.transport.Sink`."""
         self._sink.flush()
+        delivered, self._sent = self._sent, []
+        for message in delivered:
+            self._watch(message)
 
     def close(self) -> None:
         """See `stream.transport.Sink`."""
@@ -89,16 +101,18 @@ def perceive(
 def match(
     settings: Settings,
     bus: Bus,
-    redis_url: str,
-    key: bytes,
+    at: "GalleryPlace",
     stop: threading.Event,
     *,
     takeover: bool = False,
     skip_lost: bool = False,
+    begun: threading.Event | None = None,
     told: Callable[[MatchEvent], None] | None = None,
 ) -> None:
-    """Embeddings -> match events in the gallery's outbox. `told` hears of each event once it is stored."""
-    from matcher.redis_gallery import RedisGallery
+    """Embeddings -> match events in the gallery's outbox. `told` hears of each event once it is stored there.
+
+    Waits while another matcher has the site; `begun` is set when this one has it.
+    """
     from matcher.rules import Calibration, Rules
     from matcher.start import start
 
@@ -107,22 +121,21 @@ def match(
         raise BundleError(
             f"{bundle.path}: has no links.json, so the matcher cannot judge a similarity; adopt or export it again"
         )
-    retention_ns = settings.site.retention.gallery_s * SECOND
-    site, live, model = settings.site.name, settings.live, bundle.card.id
-    with closing(RedisGallery(redis_url, site, model=model, retention_ns=retention_ns, live=live)) as gallery:
+    with closing(_gallery(settings, bundle, at)) as gallery:
         if settings.redis is not None:
             for cost in gallery.warnings():
                 log.warning("%s", cost)
+        retention_ns = settings.site.retention.gallery_s * SECOND
         try:
             started = start(
                 gallery,
                 bus.embeddings_source,
                 Rules(Calibration(bundle.links), len(settings.camera), retention_ns, settings.matcher.false_links),
-                site=site,
+                site=settings.site.name,
                 cameras=_by_partition(settings),
-                key=key,
-                model=model,
-                live=live,
+                key=at.key,
+                model=bundle.card.id,
+                live=settings.live,
                 lateness_s=settings.matcher.lateness_s,
                 lasting=bus.lasting,
                 takeover=takeover,
@@ -131,15 +144,71 @@ def match(
                 told=told,
             )
         except EpochLost:
-            if stop.is_set():  # asked to stop while another matcher held the site
+            if stop.is_set():  # asked to stop while another matcher had the site
                 return
             raise
+        if begun:
+            begun.set()
         with closing(started.source), closing(started.sink):
             run(started.source, started.matcher, started.sink, prepare=as_records, name="match", stop=stop)
         for camera, frames in started.matcher.repeated().items():
             log.warning(
                 "camera %s: all %s frames were seen before: give this camera another start", camera, f"{frames:,}"
             )
+
+
+class Relay:
+    """The gallery's outbox -> the matches topic, beside the matcher that fills it."""
+
+    def __init__(
+        self, settings: Settings, bus: KafkaBus, at: "GalleryPlace", told: Callable[[MatchEvent], None] | None
+    ) -> None:
+        self._settings, self._bus, self._at, self._told = settings, bus, at, told
+        self.begun, self._matched = threading.Event(), threading.Event()
+
+    def end(self) -> None:
+        """The matcher has ended: end after what it has said."""
+        self._matched.set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Wait until this process's matcher has the site, then relay until it has ended or `stop`."""
+        from matcher.outbox import Outbox, relay_from
+
+        while not self.begun.wait(0.05):
+            if stop.is_set() or self._matched.is_set():
+                return
+        bundle = bundle_of(self._settings, "embedder")
+        with closing(_gallery(self._settings, bundle, self._at)) as gallery, closing(self._bus.matches_sink()) as sink:
+            after = relay_from(gallery, self._bus.last_number(), self._settings.site.name)
+            outbox = Outbox(gallery, after, clock=time.time if self._settings.live else None)
+            ending = threading.Thread(target=self._end_of, args=(outbox, stop), name="relay end", daemon=True)
+            ending.start()
+            shown = Watched(sink, self._told) if self._told else sink
+            run(outbox, Pass[MatchEvent](), shown, prepare=as_messages, name="relay", stop=stop)
+
+    def _end_of(self, outbox: "Outbox", stop: threading.Event) -> None:
+        while not (self._matched.wait(0.1) or stop.is_set()):
+            pass
+        outbox.close_input()
+
+
+def matching(
+    settings: Settings,
+    bus: Bus,
+    at: "GalleryPlace",
+    *,
+    takeover: bool = False,
+    skip_lost: bool = False,
+    told: Callable[[MatchEvent], None] | None = None,
+) -> list[Group]:
+    """The matcher, and over Kafka the relay. `told` hears of each event once subscribers can have it."""
+    work = partial(match, settings, bus, at, takeover=takeover, skip_lost=skip_lost)
+    if isinstance(bus, KafkaBus):
+        relay = Relay(settings, bus, at, told)
+        return [Group("match", [partial(work, begun=relay.begun)], relay.end), Group("relay", [relay.run])]
+    if settings.live:
+        told = partial(_timed, told)
+    return [Group("match", [partial(work, told=told)])]
 
 
 def run_site(
@@ -153,35 +222,76 @@ def run_site(
 ) -> None:
     """All stages in this process, until all files have ended or `stop`. The first failure of any stops all and is raised.
 
-    `watch` sees every record between perceive and match, `told` every match event once it is stored; both are called from
+    `watch` sees every record between perceive and match, `told` every match event once it is delivered; both are called from
     the workers' threads. `workers`: perceive workers, each with models of its own.
     """
     warn_of_synthetic_models(settings)
-    with gallery_of(settings, state) as (redis_url, key):
-        bus = MemoryBus(settings)
+    with opened_bus(settings, stop) as bus, gallery_of(settings, state) as at:
         perceiving = partial(perceive, settings, bus, watch=watch)
         together(
             [
                 Group("ingest", [partial(ingest, settings, bus)], bus.frames_end),
                 Group("perceive", [perceiving] * min(workers, len(settings.camera)), bus.embeddings_end),
-                Group("match", [partial(match, settings, bus, redis_url, key, told=told)]),
+                *matching(settings, bus, at, told=told),
             ],
             stop,
         )
 
 
+def ingest_worker(settings: Settings, stop: threading.Event, only: Sequence[str] = ()) -> None:
+    """``sightline ingest``"""
+    with closing(KafkaBus(settings, _kafka(settings, "ingest"), stop)) as bus:
+        ingest(settings, bus, stop, only=only)
+
+
+def perceive_worker(settings: Settings, stop: threading.Event) -> None:
+    """``sightline perceive``"""
+    warn_of_synthetic_models(settings)
+    with closing(KafkaBus(settings, _kafka(settings, "perceive"), stop)) as bus:
+        perceive(settings, bus, stop)
+
+
+def match_worker(
+    settings: Settings, stop: threading.Event, *, state: Path | None, takeover: bool, skip_lost: bool
+) -> None:
+    """``sightline match``"""
+    with (
+        closing(KafkaBus(settings, _kafka(settings, "match"), stop)) as bus,
+        gallery_of(settings, state, lasting=True) as at,
+    ):
+        together(matching(settings, bus, at, takeover=takeover, skip_lost=skip_lost), stop)
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryPlace:
+    """Where the gallery is, and the key that identities are named with."""
+
+    url: str = field(repr=False)
+    key: bytes = field(repr=False)
+
+
 @contextmanager
-def gallery_of(settings: Settings, state: Path | None) -> Iterator[tuple[str, bytes]]:
-    """(address, site key) of the site's Redis: the settings' own, else one embedded in the state folder."""
+def gallery_of(settings: Settings, state: Path | None, *, lasting: bool = False) -> Iterator[GalleryPlace]:
+    """The site's Redis: the settings' own, else one embedded in the state folder. `lasting`: not in a fresh folder."""
     from matcher.server import EmbeddedRedis
 
-    with opened_state(settings, state) as folder:
+    with opened_state(settings, state, lasting=lasting) as folder:
         key = key_of(settings, folder)
         if settings.redis is not None:
-            yield settings.redis.url, key
+            yield GalleryPlace(settings.redis.url, key)
         else:
             with EmbeddedRedis(folder) as server:
-                yield server.url, key
+                yield GalleryPlace(server.url, key)
+
+
+@contextmanager
+def opened_bus(settings: Settings, stop: threading.Event) -> Iterator[Bus]:
+    """Kafka where the settings name it, else this process's memory."""
+    if settings.kafka is None:
+        yield MemoryBus(settings)
+    else:
+        with closing(KafkaBus(settings, settings.kafka, stop)) as bus:
+            yield bus
 
 
 def bundle_of(settings: Settings, kind: Kind) -> Bundle:
@@ -196,6 +306,31 @@ def warn_of_synthetic_models(settings: Settings) -> None:
     for kind in kinds:
         if warning := synthetic_only_warning(bundle_of(settings, kind).card, real):
             log.warning("%s", warning)
+
+
+def _gallery(settings: Settings, bundle: Bundle, at: GalleryPlace) -> "RedisGallery":
+    from matcher.redis_gallery import RedisGallery
+
+    retention_ns = settings.site.retention.gallery_s * SECOND
+    return RedisGallery(at.url, settings.site.name, model=bundle.card.id, retention_ns=retention_ns, live=settings.live)
+
+
+def _kafka(settings: Settings, verb: str) -> KafkaSettings:
+    if settings.kafka is None:
+        raise SettingsError(
+            f"sightline {verb} moves messages over Kafka, and the site file has no [kafka] section: add "
+            'bootstrap_servers = "host:9092", or use sightline run'
+        )
+    return settings.kafka
+
+
+def _timed(told: Callable[[MatchEvent], None] | None, event: MatchEvent) -> None:
+    """Without a relay, an event is delivered when it is stored."""
+    from matcher.outbox import observe_latency
+
+    observe_latency(event, time.time())
+    if told:
+        told(event)
 
 
 def _by_partition(settings: Settings) -> list[str]:

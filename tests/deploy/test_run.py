@@ -1,0 +1,99 @@
+"""A whole site in one process: files to their end, a live camera until it is told to stop, the same events however many work."""
+
+import json
+from pathlib import Path
+
+import pytest
+from feeds import MjpegCamera, http_server
+from services import wait_for
+
+from tests.deploy.sites import write_bundles, write_site
+from tests.deploy.workers import Worker, end, json_lines, last_line, sightline
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_site(tmp_path_factory.mktemp("depot"))
+
+
+def test_files_run_to_their_end_and_say_what_was_seen(site: Path, tmp_path: Path) -> None:
+    events, report = tmp_path / "events.jsonl", tmp_path / "report.json"
+    done = sightline("run", str(site), "--events", str(events), "--json", str(report), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    seen = json_lines(events)
+    assert [event["number"] for event in seen] == list(range(1, len(seen) + 1))
+    assert seen[0]["kind"] == "new"
+    assert {event["camera"] for event in seen} == {"north", "south"}
+    said = json.loads(report.read_text())
+    assert said["last_number"] == len(seen)
+    assert said["new"] + said["link"] == said["end"] > 4
+    assert done.stdout.count("\n") == len(seen) + 1
+
+
+def test_the_events_are_the_same_with_more_workers(site: Path, tmp_path: Path) -> None:
+    written = []
+    for workers in ("1", "2"):
+        events = tmp_path / f"{workers}.jsonl"
+        done = sightline("run", str(site), "--workers", workers, "--events", str(events), folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        written.append(events.read_bytes())
+    assert written[0]
+    assert written[0] == written[1]
+
+
+def test_a_file_played_again_into_the_same_gallery_is_a_repeat_and_said_to_be(site: Path, tmp_path: Path) -> None:
+    events, state = tmp_path / "events.jsonl", tmp_path / "state"
+    arguments = ("run", str(site), "--state", str(state), "--events", str(events))
+    assert sightline(*arguments, folder=tmp_path).returncode == 0
+    first = events.read_bytes()
+    again = sightline(*arguments, folder=tmp_path)
+    assert again.returncode == 0
+    assert "camera north: all 50 frames were seen before: give this camera another start" in again.stderr
+    assert events.read_bytes() == first
+
+
+def test_a_site_of_files_leaves_nothing_behind_unless_told(site: Path, tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    done = sightline("run", str(site), folder=tmp_path, environment={"TMPDIR": str(temporary)})
+    assert done.returncode == 0
+    assert list(temporary.iterdir()) == []  # the telemetry of onnxruntime would leave a file here, too
+    assert not (tmp_path / "xdg_state_home").exists()
+
+
+def test_a_live_site_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    write_bundles(tmp_path)
+    site, events = tmp_path / "site.toml", tmp_path / "events.jsonl"
+    with http_server(MjpegCamera) as address:
+        site.write_text(
+            f'[site]\nname = "live"\n[[camera]]\nid = "door"\nurl = "http://{address}/"\n'
+            '[detector]\nbundle = "./red-square"\n[reid]\nbundle = "./mean-colour"\n'
+        )
+        worker = Worker("run", str(site), "--events", str(events), folder=tmp_path)
+        try:
+            wait_for(lambda: len(json_lines(events)) > 0, f"an event of a live camera:\n{worker.log}", 30)
+            assert worker.terminate() == 0, worker.log
+        finally:
+            end([worker])
+    assert "Traceback" not in worker.log
+    assert "was stopped" in worker.log
+    assert (tmp_path / "xdg_state_home" / "sightline" / "live" / "site.key").stat().st_mode & 0o77 == 0
+
+
+def test_two_runs_of_one_site_do_not_share_a_state_folder(site: Path, tmp_path: Path) -> None:
+    write_bundles(tmp_path)
+    live = tmp_path / "site.toml"
+    with http_server(MjpegCamera) as address:
+        live.write_text(
+            f'[site]\nname = "live"\n[[camera]]\nid = "door"\nurl = "http://{address}/"\n'
+            '[detector]\nbundle = "./red-square"\n[reid]\nbundle = "./mean-colour"\n'
+        )
+        first = Worker("run", str(live), folder=tmp_path)
+        try:
+            folder = tmp_path / "xdg_state_home" / "sightline" / "live"
+            wait_for((folder / "server.json").exists, "the first run's gallery", 30)
+            second = sightline("run", str(live), folder=tmp_path)
+            assert second.returncode == 1
+            assert "is in use by process" in last_line(second)
+        finally:
+            end([first])
