@@ -15,7 +15,7 @@ def _floor(rng: Rng, image: Image, horizon: int) -> None:
     """Lay a textured floor that runs away to the horizon."""
     height, width = image.shape[:2]
     rows = height - horizon
-    if rows < 4:
+    if rows == 0:
         return
     reliefs = tiles()
     tile = reliefs[rng.integers(len(reliefs))]
@@ -31,7 +31,7 @@ def _floor(rng: Rng, image: Image, horizon: int) -> None:
         cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_WRAP,
     )
-    far = rows // 3
+    far = max(1, rows // 3)
     relief[:far] = cv2.blur(relief[:far], (3, 3))  # far stones melt together
     floor = np.asarray(cv2.LUT(cv2.merge([relief] * 3), table(rng, None)))
     if rng.random() < 0.5:  # far floor fades
@@ -55,8 +55,9 @@ def draw_place(rng: Rng, size_hw: tuple[int, int], horizon: float | None = None,
     image = np.empty((height, width, 3), np.uint8)
     if line > 0:
         image[:line] = texture(rng, (line, width))
-        _walls(rng, image, line, clutter)
     _floor(rng, image, line)
+    if line > 0:
+        _walls(rng, image, line, clutter)
     if rng.random() < 0.5:  # a carpet, a lane, a crossing
         for _ in range(int(rng.integers(1, 5))):
             a, b = rng.uniform(-0.2, 1.2, 2) * width

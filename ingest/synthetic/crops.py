@@ -261,21 +261,20 @@ def _background(rng: Rng, camera: _CropCamera, size_hw: tuple[int, int]) -> Imag
 
 
 def _occlude(rng: Rng, canvas: Canvas) -> None:
-    """Something stands between camera and person: a counter, a post, a plant."""
-    before = canvas.colour.copy()
+    """Something stands between camera and person: a counter, a post, a plant. It hides less than half of the person."""
+    before, person = canvas.colour.copy(), canvas.owner == 1
     height, width = before.shape[:2]
     if rng.random() < 0.4:
         top = int(height * rng.uniform(0.6, 0.95))
         canvas.colour[top:] = np.clip(rng.uniform(20, 220) + rng.normal(0, 10, 3), 0, 255)
     else:
-        draw_thing(
-            rng,
-            canvas.colour,
-            rng.choice([-0.1, 0.1, 0.9, 1.1]) * width,
-            height * rng.uniform(0.9, 1.3),
-            height * rng.uniform(0.6, 1.1),
-        )
-    canvas.owner[(canvas.colour != before).any(axis=2)] = 0
+        across = float(rng.choice([-0.1, 0.1, 0.9, 1.1])) * width
+        draw_thing(rng, canvas.colour, across, height * rng.uniform(0.9, 1.3), height * rng.uniform(0.6, 1.1))
+    hidden = (canvas.colour != before).any(axis=2)
+    if (hidden & person).sum() > 0.5 * person.sum():
+        canvas.colour[...] = before
+    else:
+        canvas.owner[hidden] = 0
 
 
 def _score(pixels: NDArray[np.float64], canvas: Canvas) -> NDArray[np.float64]:

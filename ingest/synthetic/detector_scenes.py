@@ -44,7 +44,7 @@ def draw_scene(
     canvas = Canvas(height, width)
     canvas.reset(draw_place(rng, size_hw, horizon, clutter))
     light = draw_light(rng)
-    count = 0 if crowd < 0.12 else int(np.clip(rng.geometric(0.22), 1, MAX_PEOPLE))
+    count = 0 if crowd < 0.15 else int(np.clip(rng.geometric(0.22), 1, MAX_PEOPLE))
     spots = _spots(rng, camera, count)
     figures = []
     for spot, heading in spots:

@@ -116,7 +116,7 @@ def draw_effects(rng: np.random.Generator, shift: float = 1.0) -> CameraEffects:
     haze = rng.uniform(0, 22) if rng.random() < 0.4 else rng.uniform(-10, 6)
     tint = rng.normal(0, 3, 3)
     return CameraEffects(
-        gain=float(np.exp(rng.uniform(np.log(0.6), np.log(1.4)) * shift)),
+        gain=float(np.exp(rng.uniform(np.log(0.68), np.log(1.55)) * shift)),
         white_balance=(red, green, blue),
         gamma=float(np.exp(rng.normal(0, 0.17) * shift)),
         saturation=float(1 + (rng.uniform(0.45, 1.25) - 1) * shift),
