@@ -1,0 +1,155 @@
+"""Checkpoint -> bundle: an ONNX graph that takes pixels, its card, its golden set, its link rows.
+
+Nothing is written before the graph gave the same answers as torch, at batch 1, at an odd batch and at the largest, and each
+picture alone the same as among others.
+"""
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from deploy import backends, links
+from deploy.backends.onnxruntime import OnnxRuntimeBackend
+from deploy.bundle import Bundle, load_bundle, write_bundle
+from stream.errors import BundleError, UsageError
+from stream.model import Kind, ModelCard
+from trainer import checkpoint
+from trainer.serving import Served, ServedDetector, TorchBackend, served
+from trainer.tracklets import LabelledTracklet
+
+U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+
+OPSET = 18
+MAX_BATCH = {"detector": 8, "embedder": 32}
+MAX_DIFFERENCE = {"embedding": 1e-4, "scores": 1e-4, "boxes": 0.05}
+"""Largest difference between runtimes in fp32: of unit vectors, of scores, of boxes in pixels (which reach 1e3)."""
+MIN_COSINE = 0.9999
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What an export says on the card beside what it finds out itself."""
+
+    name: str
+    version: str
+    source: str
+    """The commands that made it and where it was trained."""
+    data_sets: tuple[str, ...]
+    scores: Mapping[str, float]
+    synthetic_only: bool
+    licence: str = "Apache-2.0"
+
+
+def export(
+    saved: Path,
+    folder: Path,
+    described: Described,
+    golden: U8,
+    *,
+    tracklets: Sequence[LabelledTracklet] | None = None,
+    fitted_on: str = "",
+    input_hw: tuple[int, int] | None = None,
+) -> Bundle:
+    """Write the bundle of checkpoint `saved` into `folder`; `golden` (n, H, W, 3) are pictures it answers for later.
+
+    An embedder's link rows are fitted on `tracklets`, without any on drawn ones. Raises `BundleError` where the graph and torch
+    disagree.
+    """
+    module, size_hw = served(checkpoint.load(saved), input_hw)
+    if golden.shape[1:] != (*size_hw, 3) or golden.dtype != np.uint8 or len(golden) < 2:
+        raise UsageError(
+            f"golden pictures are (n >= 2, {size_hw[0]}, {size_hw[1]}, 3) uint8, got {golden.shape} {golden.dtype}"
+        )
+    kind: Kind = "detector" if isinstance(module, ServedDetector) else "embedder"
+    model = to_onnx(module, size_hw)
+    expected = TorchBackend(module).infer(golden)
+    card = ModelCard(
+        name=described.name,
+        version=described.version,
+        kind=kind,
+        input_hw=size_hw,
+        outputs={name: values.shape[1:] for name, values in expected.items()},
+        max_batch=MAX_BATCH[kind],
+        embedding_size=expected["embedding"].shape[1] if kind == "embedder" else None,
+        synthetic_only=described.synthetic_only,
+        data_sets=described.data_sets,
+        scores=dict(described.scores),
+        licence=described.licence,
+        source=described.source,
+        digest="0" * 64,  # write_bundle fills it in
+    )
+    runtime = check(model, card, expected, golden)
+    rows = links.fit_links(runtime, tracklets, fitted_on=fitted_on) if kind == "embedder" else None
+    runtime.close()
+    write_bundle(folder, model, card, {"inputs": golden, **expected}, rows)
+    bundle = load_bundle(folder)
+    backends.load(bundle).close()  # as whoever serves it will
+    return bundle
+
+
+def to_onnx(module: Served, size_hw: tuple[int, int]) -> bytes:
+    """The served network as a graph of dynamic batch, without the exporter's notes (they hold paths of this machine)."""
+    batch = torch.export.Dim("batch", min=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own parts
+        program = torch.onnx.export(
+            module,
+            (torch.zeros(2, *size_hw, 3, dtype=torch.uint8),),
+            dynamo=True,
+            input_names=["images"],
+            output_names=list(module.outputs),
+            opset_version=OPSET,
+            dynamic_shapes={"images": {0: batch}},
+            verbose=False,
+        )
+    if program is None:
+        raise BundleError("torch exported no graph: use the versions of torch and onnxscript in constraints.txt")
+    model = onnx.load_from_string(program.model_proto.SerializeToString())
+    model.producer_name, model.producer_version, model.doc_string = "sightline", "", ""
+    del model.metadata_props[:]
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.doc_string = ""
+        if hasattr(part, "metadata_props"):
+            del part.metadata_props[:]
+    del graph.value_info[:]
+    del model.functions[:]
+    onnx.checker.check_model(model, full_check=True)
+    data = io.BytesIO()
+    onnx.save_model(model, data)
+    return data.getvalue()
+
+
+def check(model: bytes, card: ModelCard, expected: Mapping[str, F32], golden: U8) -> OnnxRuntimeBackend:
+    """The graph in ONNX Runtime, once it has answered as torch did; else a `BundleError` that says by how much it differs."""
+    runtime = OnnxRuntimeBackend(model, card, threads=1)
+    try:
+        alone = [runtime.infer(golden[i : i + 1]) for i in range(len(golden))]
+        _same("alone", {name: np.concatenate([one[name] for one in alone]) for name in expected}, expected)
+        for size in sorted({3, card.max_batch}):
+            places = np.arange(size) % len(golden)
+            _same(f"in a batch of {size}", runtime.infer(golden[places]), {n: v[places] for n, v in expected.items()})
+    except BaseException:
+        runtime.close()
+        raise
+    return runtime
+
+
+def _same(how: str, have: Mapping[str, F32], want: Mapping[str, F32]) -> None:
+    for name, values in want.items():
+        difference = float(np.abs(have[name] - values).max())
+        if not difference <= MAX_DIFFERENCE[name]:
+            raise BundleError(
+                f"{name} of the exported graph differs from torch's by {difference:.3g} for pictures {how} "
+                f"(at most {MAX_DIFFERENCE[name]}): nothing was written; use the versions in constraints.txt"
+            )
+        if name == "embedding" and float((have[name] * values).sum(1).min()) < MIN_COSINE:
+            raise BundleError(f"{name} of the exported graph has turned for pictures {how}: nothing was written")

@@ -1,0 +1,179 @@
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from deploy import backends
+from deploy.bundle import load_bundle
+from deploy.export import Described, check, export
+from deploy.links import camera_means, fit_links
+from stream.errors import BundleError, DataError, UsageError
+from stream.model import ModelCard
+from trainer import checkpoint
+from trainer.checkpoint import Checkpoint
+from trainer.methods import detector, osnet
+from trainer.serving import ServedEmbedder, TorchBackend
+from trainer.settings import DetectorRecipe, OSNetRecipe
+from trainer.tracklets import LabelledTracklet
+
+SIZE_HW = (64, 32)
+DESCRIBED = Described("tiny", "1", "made by a test", ("noise",), {"noise/rank1": 0.5}, synthetic_only=True)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _golden(size_hw=SIZE_HW):
+    return np.random.default_rng(1).integers(0, 256, (4, *size_hw, 3), dtype=np.uint8)
+
+
+def _tracklets(people=150, seed=0):
+    """Sites of thirty people, everybody twice on each of two cameras, in a colour of their own that the second camera shifts."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for person in range(people):
+        colours = rng.integers(30, 190, (2, 3))
+        for camera in (0, 1):
+            for _ in range(2):
+                crops = []
+                for _ in range(1):
+                    crop = rng.integers(0, 25, (40, 16, 3)) + 30 * camera
+                    crop[:20] += colours[0]
+                    crop[20:] += colours[1]
+                    crops.append(crop.astype(np.uint8))
+                found.append(LabelledTracklet(person // 30, person, camera, crops))
+    return found
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Checkpoints of two untrained networks."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for name, recipe, network in (
+        ("osnet", OSNetRecipe(input_hw=SIZE_HW), osnet.build(0.25)),
+        ("detector", DetectorRecipe(input_hw=(64, 96)), detector.PersonDetector()),
+    ):
+        checkpoint.save(
+            folder / f"{name}.pt",
+            Checkpoint(recipe=recipe.model_dump(mode="json"), progress=1.0, step=1, network=network.state_dict()),
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(saved, tmp_path_factory):
+    """The embedder's bundle: exporting takes seconds, so it is done once."""
+    folder = tmp_path_factory.mktemp("bundle")
+    return export(saved / "osnet.pt", folder, DESCRIBED, _golden(), tracklets=_tracklets(), fitted_on="noise")
+
+
+@pytest.fixture(scope="module")
+def backend(bundle):
+    return backends.load(bundle)
+
+
+@pytest.fixture(scope="module")
+def in_torch(saved):
+    network = osnet.build(0.25)
+    network.load_state_dict(checkpoint.load(saved / "osnet.pt").network)
+    return TorchBackend(ServedEmbedder(network))
+
+
+def _card():
+    return ModelCard(
+        name="tiny", version="1", kind="embedder", input_hw=SIZE_HW, outputs={"embedding": (512,)}, max_batch=8,
+        embedding_size=512, synthetic_only=True, licence="Apache-2.0", digest="0" * 64,
+    )  # fmt: skip
+
+
+def test_an_exported_embedder_is_a_bundle_that_answers_as_torch_did(bundle, backend, in_torch):
+    read = load_bundle(bundle.path, "embedder")
+    assert read.card.input_hw == SIZE_HW
+    assert read.card.embedding_size == 512
+    assert read.links is not None
+    assert read.links.fitted_on == "noise"
+    assert len(read.links.mean) == 512
+    pictures = np.random.default_rng(2).integers(0, 256, (5, *SIZE_HW, 3), dtype=np.uint8)
+    vectors = backend.infer(pictures)["embedding"]
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    assert np.abs(vectors - in_torch.infer(pictures)["embedding"]).max() < 1e-4
+
+
+def test_an_exported_detector_may_take_another_input_size(saved, tmp_path):
+    bundle = export(saved / "detector.pt", tmp_path / "b", DESCRIBED, _golden((96, 128)), input_hw=(96, 128))
+    cells = 12 * 16 + 6 * 8 + 3 * 4
+    assert bundle.card.outputs == {"boxes": (cells, 4), "scores": (cells,)}
+    out = backends.load(bundle).infer(_golden((96, 128)))
+    assert (out["scores"] >= 0).all()
+    assert (out["scores"] <= 1).all()
+    assert (out["boxes"][..., 2:] > out["boxes"][..., :2]).all()
+
+
+def test_nothing_of_this_machine_is_written_into_the_graph(bundle):
+    model = bundle.model.read_bytes()
+    assert b".py" not in model
+    assert b"/" + b"work" not in model
+
+
+def test_a_graph_that_answers_otherwise_than_torch_is_refused(bundle, in_torch):
+    model = onnx.load(bundle.model)
+    weights = next(i for i in model.graph.initializer if i.name.endswith("conv5.conv.weight") or "conv5" in i.name)
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * 1.05 + 0.01, weights.name))
+    with pytest.raises(BundleError, match=r"embedding of the exported graph differs from torch's by .* pictures alone"):
+        check(model.SerializeToString(), _card(), in_torch.infer(_golden()), _golden())
+
+
+def test_a_graph_that_mixes_the_pictures_of_a_batch_is_refused(bundle, in_torch):
+    model = onnx.load(bundle.model)
+    output = model.graph.output[0].name
+    last = next(node for node in model.graph.node if output in node.output)
+    last.output[0] = "own"
+    axes = numpy_helper.from_array(np.array([0], np.int64), "axes")
+    model.graph.initializer.append(axes)
+    model.graph.node.append(helper.make_node("ReduceMean", ["own", "axes"], ["batch_mean"], keepdims=1))
+    model.graph.node.append(helper.make_node("Add", ["own", "batch_mean"], ["double"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "half"))
+    model.graph.node.append(helper.make_node("Mul", ["double", "half"], [output]))
+    with pytest.raises(BundleError, match="in a batch of 3"):
+        check(model.SerializeToString(), _card(), in_torch.infer(_golden()), _golden())
+
+
+def test_golden_pictures_of_another_size_are_refused(saved, tmp_path):
+    with pytest.raises(UsageError, match=r"golden pictures are .*64, 32, 3"):
+        export(saved / "osnet.pt", tmp_path / "b", DESCRIBED, _golden((32, 32)))
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_higher_similarity_is_better_evidence_in_both_rows(backend):
+    links = fit_links(backend, _tracklets(seed=3), fitted_on="colours")
+    for row in (links.same, links.other):
+        assert row.b > 0
+        assert row.a < 0
+        assert row.same_pairs >= 200 or row is links.same
+
+
+def test_too_few_people_are_refused_with_what_is_needed(backend):
+    with pytest.raises(DataError, match=r"same-person pairs for the row .* at least 200"):
+        fit_links(backend, _tracklets(people=5), fitted_on="colours")
+
+
+def test_links_are_the_same_whenever_they_are_fitted(backend):
+    first, second = (fit_links(backend, _tracklets(seed=3), fitted_on="x") for _ in range(2))
+    assert msgspec.json.encode(first) == msgspec.json.encode(second)
+
+
+def test_a_camera_that_saw_nobody_has_the_site_s_mean_and_one_that_saw_many_its_own():
+    pooled = np.array([[1.0, 0]] * 300 + [[0.0, 1]])
+    cameras = np.array([0] * 300 + [1])
+    means = camera_means(pooled, cameras, np.array([0.0, 0.0]))
+    assert means[0] == pytest.approx([1, 0], abs=0.02)
+    site = (np.array([300.0, 1.0])) / 304
+    assert means[1] == pytest.approx((3 * site + [0, 1]) / 4)

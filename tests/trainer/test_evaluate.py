@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+
+from trainer.data import Crops, Scenes
+from trainer.evaluate import box_agreement, crop_agreement, score_detector, score_embedder, split
+
+
+class MeanColour:
+    """An embedder that knows nothing but the mean colour of a crop."""
+
+    def infer(self, images):
+        mean = images.reshape(len(images), -1, 3).mean(1) - 127
+        return {"embedding": (mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32)}
+
+
+class BrightSpot:
+    """A detector that frames everything bright, in one candidate, whose score is given."""
+
+    def __init__(self, score=0.9):
+        self.score = score
+
+    def infer(self, images):
+        boxes = np.zeros((len(images), 1, 4), np.float32)
+        for place, image in enumerate(images):
+            rows, columns = np.nonzero(image[..., 0] > 200)
+            boxes[place, 0] = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        return {"boxes": boxes, "scores": np.full((len(images), 1), self.score, np.float32)}
+
+
+def _crops(colours, people, cameras):
+    return Crops(np.array([np.full((8, 4, 3), c, np.uint8) for c in colours]), np.array(people), np.array(cameras))
+
+
+def test_an_embedder_is_scored_across_cameras_and_without_their_means():
+    # camera 2 is redder than camera 1 by so much that raw colours find the wrong person
+    query = _crops([(80, 100, 127), (80, 160, 127)], [1, 2], [1, 1])
+    gallery = _crops([(200, 100, 127), (200, 160, 127), (80, 100, 127), (80, 160, 127)], [1, 2, 1, 2], [2, 2, 1, 1])
+    score = score_embedder(MeanColour(), query, gallery, (8, 4))
+    assert score.ranking.rank1 == 0
+    assert score.centred.rank1 == 1
+
+
+def test_queries_are_everybody_s_first_picture_per_camera():
+    query, gallery = split(_crops([(i, i, i) for i in range(6)], [1, 1, 1, 2, 2, 2], [1, 1, 2, 1, 1, 1]))
+    assert query.people.tolist() == [1, 1, 2]
+    assert query.images[:, 0, 0, 0].tolist() == [0, 2, 3]
+    assert gallery.people.tolist() == [1, 2, 2]
+
+
+def _scenes(visible=1.0):
+    images = np.zeros((2, 40, 60, 3), np.uint8)
+    images[0, 10:30, 20:28] = 255
+    images[1, 5:35, 40:52] = 255
+    boxes = np.array([[[20, 10, 28, 30]], [[40, 5, 52, 35]]], np.float32)
+    return Scenes(images, boxes, np.full((2, 1), visible, np.float32))
+
+
+def test_a_detector_that_is_right_scores_one_whatever_the_input_size():
+    score = score_detector(BrightSpot(), _scenes(), (80, 120))
+    assert (score.average_precision, score.recall, score.precision) == (1, 1, 1)
+
+
+def test_a_detector_that_is_not_sure_is_not_counted_at_the_threshold():
+    score = score_detector(BrightSpot(0.3), _scenes(), (40, 60))
+    assert (score.average_precision, score.recall) == (1, 0)
+
+
+def test_detectors_are_compared_on_footage():
+    frames = list(_scenes().images)
+    agreement = box_agreement(BrightSpot(), (40, 60), BrightSpot(0.8), (80, 120), frames)
+    assert (agreement.average_precision, agreement.people) == (1, 2)
+
+
+def test_an_embedder_agrees_with_itself_and_not_with_noise():
+    rng = np.random.default_rng(0)
+    people = np.repeat(np.arange(4), 10)
+    frames = np.tile(np.arange(10) * 20, 4)
+    vectors = (np.eye(4)[people] + 0.1 * rng.normal(size=(40, 4))).astype(np.float32)
+    noise = rng.normal(size=(40, 4)).astype(np.float32)
+    with_itself = crop_agreement(vectors, vectors, people, frames)
+    assert (with_itself.rank1, with_itself.crops, with_itself.people) == (1, 40, 4)
+    assert with_itself.separation > 0.99
+    assert with_itself.correlation == pytest.approx(1)
+    with_noise = crop_agreement(noise, vectors, people, frames)
+    assert abs(with_noise.correlation) < 0.3
+    assert abs(with_noise.separation - 0.5) < 0.1
+
+
+def test_crops_of_the_same_moment_are_not_asked_for():
+    vectors = np.array([[1, 0], [1, 0], [0.9, 0.1], [0, 1], [0, 1]], np.float32)
+    people, frames = np.array([1, 1, 2, 1, 2]), np.array([0, 1, 0, 99, 99])
+    agreement = crop_agreement(vectors, vectors, people, frames)
+    assert agreement.rank1 == 0  # the twin of crop 0 is one frame away, so crop 2 of another person is nearest

@@ -1,0 +1,69 @@
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from stream.errors import UsageError
+from trainer.losses import CosineSoftmax, batch_hard_triplet, pair_iou, quality_focal, smoothed_cross_entropy
+
+TOY_A = ([[0, 0], [1, 0], [3, 0], [3, 2]], [0, 0, 1, 1])
+TOY_B = ([[0, 0], [2, 0], [1, 0], [1, 1]], [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("toy", "margin", "expected"),
+    [
+        pytest.param(TOY_A, 0.3, 0.075, id="apart, hard margin"),
+        pytest.param(TOY_A, None, 0.373928, id="apart, soft margin"),
+        pytest.param(TOY_B, 0.3, 0.725, id="mixed, hard margin"),
+        pytest.param(TOY_B, None, 0.956751, id="mixed, soft margin"),
+    ],
+)
+def test_the_triplet_gives_the_values_worked_by_hand(toy, margin, expected):
+    features, labels = toy
+    loss = batch_hard_triplet(torch.tensor(features, dtype=torch.float32), torch.tensor(labels), margin)
+    assert float(loss) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_triplet_of_one_person_is_refused():
+    with pytest.raises(UsageError, match="two people"):
+        batch_hard_triplet(torch.randn(4, 8), torch.zeros(4, dtype=torch.int64))
+
+
+def test_a_triplet_of_identical_vectors_has_finite_gradients():
+    features = torch.zeros(4, 8, requires_grad=True)
+    batch_hard_triplet(features, torch.tensor([0, 0, 1, 1])).backward()
+    assert torch.isfinite(features.grad).all()
+
+
+def test_smoothed_cross_entropy_gives_the_values_worked_by_hand():
+    logits, labels = torch.tensor([[2.0, 0, 0, 0]]), torch.tensor([0])
+    assert float(smoothed_cross_entropy(logits, labels, 0.0)) == pytest.approx(0.340753, abs=1e-6)
+    assert float(smoothed_cross_entropy(logits, labels, 0.1)) == pytest.approx(0.490753, abs=1e-6)
+
+
+def test_smoothed_cross_entropy_is_torchs():
+    logits, labels = torch.randn(6, 9), torch.arange(6)
+    assert torch.allclose(
+        smoothed_cross_entropy(logits, labels), F.cross_entropy(logits, labels, label_smoothing=0.1), atol=1e-6
+    )
+
+
+def test_the_cosine_softmax_does_not_see_lengths():
+    head = CosineSoftmax(8, 5)
+    features, labels = torch.randn(4, 8), torch.tensor([0, 1, 2, 3])
+    assert torch.allclose(head(features, labels), head(features * 7, labels), atol=1e-5)
+
+
+def test_box_overlaps_are_those_worked_by_hand():
+    a = torch.tensor([[0.0, 0, 2, 2], [0, 0, 1, 1]])
+    b = torch.tensor([[1.0, 0, 3, 2], [2, 2, 3, 3]])
+    iou, giou = pair_iou(a, b)
+    assert iou.tolist() == pytest.approx([1 / 3, 0])
+    assert giou.tolist() == pytest.approx([1 / 3, -7 / 9])
+
+
+def test_quality_focal_is_least_where_the_score_is_the_target():
+    target = torch.full((3,), 0.7)
+    logits = torch.tensor([0.0, float(torch.logit(torch.tensor(0.7))), 3.0])
+    losses = quality_focal(logits, target)
+    assert losses[1] == losses.min() == pytest.approx(0, abs=1e-6)

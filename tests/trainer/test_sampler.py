@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from stream.errors import UsageError
+from trainer.sampler import PKSampler, ShuffleSampler
+
+LABELS = np.repeat(np.arange(10), [9, 8, 8, 5, 4, 4, 8, 12, 3, 2])
+
+
+def test_every_batch_has_p_people_and_k_pictures_of_each():
+    order = PKSampler(LABELS, 3, 4, seed=5).order(0)
+    for batch in order:
+        people, counts = np.unique(LABELS[batch], return_counts=True)
+        assert len(people) == 3
+        assert (counts == 4).all()
+
+
+def test_no_picture_comes_twice_in_an_epoch_but_of_people_with_too_few():
+    order = PKSampler(LABELS, 3, 4, seed=5).order(2).ravel()
+    enough = order[np.isin(LABELS[order], np.flatnonzero(np.bincount(LABELS) >= 4))]
+    assert len(np.unique(enough)) == len(enough)
+
+
+def test_an_epoch_ends_when_too_few_people_are_left():
+    order = PKSampler(LABELS, 3, 4, seed=5).order(0)
+    groups = np.maximum(1, np.bincount(LABELS) // 4)
+    assert len(order) <= groups.sum() // 3
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    first = PKSampler(LABELS, 3, 4, seed=5)
+    assert (first.order(1) == PKSampler(LABELS, 3, 4, seed=5).order(1)).all()
+    assert not np.array_equal(first.order(1), PKSampler(LABELS, 3, 4, seed=6).order(1))
+    assert not np.array_equal(first.order(0), first.order(1))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: PKSampler(LABELS, 3, 4, seed=1), id="people and pictures"),
+        pytest.param(lambda: ShuffleSampler(23, 5, seed=1), id="plain shuffling"),
+    ],
+)
+def test_a_restored_sampler_goes_on_where_it_was(make):
+    uninterrupted = make()
+    batches = [uninterrupted.next() for _ in range(20)]
+    stopped = make()
+    for _ in range(9):
+        stopped.next()
+    resumed = make()
+    resumed.restore(stopped.state())
+    assert all(np.array_equal(resumed.next(), batch) for batch in batches[9:])
+
+
+def test_too_few_people_are_refused_with_the_number():
+    with pytest.raises(UsageError, match=r"24 people.*got 10"):
+        PKSampler(LABELS, 24, 4, seed=0)
+
+
+def test_too_few_samples_are_refused_with_the_number():
+    with pytest.raises(UsageError, match=r"batch of 16.*got 3"):
+        ShuffleSampler(3, 16, seed=0)

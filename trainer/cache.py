@@ -1,0 +1,84 @@
+"""Drawn training data, drawn once: worker processes write shards to the user's cache, training maps them into memory."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+import ingest.synthetic
+from trainer.data import Pictures
+
+Draw = Callable[[int], dict[str, NDArray[Any]]]
+"""Shard number -> its rows, one array per name. A module's function (or a partial of one): it runs in another process."""
+ShardReport = Callable[[int, int], None]
+"""(shards there, shards wanted)."""
+
+
+class Rows:
+    """Arrays one after the other, each a memory map, read by row numbers as if they were one."""
+
+    def __init__(self, parts: Sequence[Pictures]) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *map(len, parts)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """(n,) row numbers -> (n, ...) copies."""
+        part = np.searchsorted(self._starts, rows, side="right") - 1
+        within = rows - self._starts[part]
+        return np.concatenate([self._parts[p][within[i : i + 1]] for i, p in enumerate(part)])
+
+
+def drawn(
+    name: str, draw: Draw, shards: int, *, key: Mapping[str, object], workers: int, report: ShardReport
+) -> dict[str, list[NDArray[Any]]]:
+    """Per array name, one read-only memory map per shard; what is not in the user's cache yet is drawn now.
+
+    `key` and the drawing code's own text name the cache, so a changed drawing is drawn anew. A run that was cut short goes on with
+    the shards it lacks.
+    """
+    folder = platformdirs.user_cache_path("sightline") / "training" / f"{name}-{_digest(key)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [shard for shard in range(shards) if not (folder / str(shard)).is_dir()]
+    if missing:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            jobs = [pool.submit(_write, folder, shard, draw) for shard in missing]
+            for done, job in enumerate(as_completed(jobs), start=shards - len(missing) + 1):
+                job.result()
+                report(done, shards)
+    names = sorted(path.stem for path in (folder / "0").glob("*.npy"))
+    return {each: [np.load(folder / str(s) / f"{each}.npy", mmap_mode="r") for s in range(shards)] for each in names}
+
+
+def _write(folder: Path, shard: int, draw: Draw) -> None:
+    """One shard, whole or not at all."""
+    part = folder / f"{shard}.{os.getpid()}"
+    part.mkdir()
+    try:
+        for name, rows in draw(shard).items():
+            np.save(part / f"{name}.npy", rows, allow_pickle=False)
+        part.rename(folder / str(shard))
+    except OSError:
+        if not (folder / str(shard)).is_dir():  # else another run has drawn the same shard meanwhile
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _digest(key: Mapping[str, object]) -> str:
+    """Of the settings and of the drawing code."""
+    digest = hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode())
+    for source in sorted(Path(ingest.synthetic.__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]

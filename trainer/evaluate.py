@@ -1,0 +1,181 @@
+"""What a model can do, measured on the stream's own pixels with anything that has `infer`."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.letterbox import letterbox
+from detector.nms import select
+from reid.crops import to_batch
+from trainer.data import LEAST_VISIBLE, Crops, Scenes
+from trainer.metrics import BoxScore, Detected, Ranking, rank, score_boxes
+
+U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+CHUNK = 64
+MAX_IOU = 0.6
+MIN_SCORE = 0.05
+"""Boxes below are not listed; the tail adds nothing to the average precision."""
+
+
+class Infers(Protocol):
+    """What is needed of a model."""
+
+    def infer(self, images: U8, /) -> dict[str, F32]:
+        """(N, H, W, 3) RGB -> arrays by output name."""
+        ...
+
+
+def embed(model: Infers, crops: Crops, size_hw: tuple[int, int]) -> F32:
+    """(N, D) vectors of all crops."""
+    parts = []
+    for start in range(0, len(crops.images), CHUNK):
+        rows = np.arange(start, min(start + CHUNK, len(crops.images)))
+        parts.append(model.infer(to_batch(list(crops.images[rows]), size_hw))["embedding"])
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderScore:
+    """Of an embedder on labelled crops, across cameras."""
+
+    ranking: Ranking
+    centred: Ranking
+    """With every camera's mean vector taken out, as the matcher does."""
+
+
+def score_embedder(model: Infers, query: Crops, gallery: Crops, size_hw: tuple[int, int]) -> EmbedderScore:
+    """CMC and mAP of `query` in `gallery`, as Market-1501 counts them."""
+    q, g = embed(model, query, size_hw), embed(model, gallery, size_hw)
+
+    def ranked(a: F32, b: F32) -> Ranking:
+        return rank(a, query.people, query.cameras, b, gallery.people, gallery.cameras)
+
+    centred_q, centred_g = q.copy(), g.copy()
+    for camera in np.unique(gallery.cameras):
+        mean = g[gallery.cameras == camera].mean(0)
+        centred_q[query.cameras == camera] -= mean
+        centred_g[gallery.cameras == camera] -= mean
+    return EmbedderScore(ranked(q, g), ranked(_unit(centred_q), _unit(centred_g)))
+
+
+def split(crops: Crops) -> tuple[Crops, Crops]:
+    """Query: everybody's first picture per camera. Gallery: the others."""
+    pairs = np.stack([crops.people, crops.cameras], 1)
+    _, first = np.unique(pairs, axis=0, return_index=True)
+    chosen = np.zeros(len(pairs), dtype=bool)
+    chosen[first] = True
+    return tuple(  # type: ignore[return-value]
+        Crops(crops.images[np.flatnonzero(which)], crops.people[which], crops.cameras[which])
+        for which in (chosen, ~chosen)
+    )
+
+
+def detect(model: Infers, images: Sequence[U8], size_hw: tuple[int, int]) -> list[tuple[F32, F32]]:
+    """Per picture the boxes (n, 4) in its pixels and scores (n,), after suppression, as the stream does it."""
+    found = []
+    for image in images:
+        batch, scales = letterbox([image], size_hw)
+        out = model.infer(batch)
+        height, width = image.shape[:2]
+        found.append(
+            select(
+                out["boxes"][0],
+                out["scores"][0],
+                scale=float(scales[0]),
+                image_hw=(height, width),
+                min_score=MIN_SCORE,
+                max_iou=MAX_IOU,
+            )
+        )
+    return found
+
+
+def score_detector(model: Infers, scenes: Scenes, size_hw: tuple[int, int], *, threshold: float = 0.4) -> BoxScore:
+    """Average precision at IoU 0.5, people of whom less than 30 % can be seen neither right nor wrong."""
+    pictures = []
+    for place in range(len(scenes.images)):
+        image = scenes.images[np.array([place])][0]
+        ((xyxy, scores),) = detect(model, [image], size_hw)
+        truth = scenes.xyxy[place]
+        there = np.isfinite(truth).all(1)
+        truth = np.clip(truth[there], 0, [image.shape[1], image.shape[0]] * 2).astype(np.float32)
+        solid = (truth[:, 2:] - truth[:, :2]).min(1) > 1
+        counted = scenes.visible[place][there][solid] >= LEAST_VISIBLE
+        pictures.append(Detected(xyxy, scores, truth[solid], counted))
+    return score_boxes(pictures, threshold=threshold)
+
+
+def box_agreement(
+    model: Infers,
+    size_hw: tuple[int, int],
+    reference: Infers,
+    reference_hw: tuple[int, int],
+    frames: Iterable[U8],
+    *,
+    threshold: float = 0.4,
+) -> BoxScore:
+    """How well a detector agrees with another on the same footage: the other's boxes of at least `threshold` are the truth."""
+    pictures = []
+    for frame in frames:
+        ((xyxy, scores),) = detect(model, [frame], size_hw)
+        ((truth, sure),) = detect(reference, [frame], reference_hw)
+        pictures.append(Detected(xyxy, scores, truth, sure >= threshold))
+    return score_boxes(pictures, threshold=threshold)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Of an embedder with labels and with another embedder, on pairs of real crops."""
+
+    rank1: float
+    """Share of crops whose nearest crop, of those at least `apart` frames away, shows the same person."""
+    separation: float
+    """Chance that a same-person pair is more similar than a pair of two people (area under the ROC curve)."""
+    reference_rank1: float
+    reference_separation: float
+    correlation: float
+    """Spearman's, between both models' similarities over all pairs."""
+    crops: int
+    people: int
+
+
+def crop_agreement(ours: F32, theirs: F32, people: I64, frames: I64, *, apart: int = 18) -> Agreement:
+    """Vectors (N, D) and (N, E) of the same crops; pairs closer than `apart` frames (1.5 s at 12 fps) of one person are too easy."""
+    from scipy.stats import rankdata, spearmanr
+
+    same = people[:, None] == people[None]
+    usable = ~same | (np.abs(frames[:, None] - frames[None]) >= apart)
+    upper = np.triu(usable, 1)
+
+    def judged(vectors: F32) -> tuple[float, float, NDArray[np.float64]]:
+        similar = (vectors @ vectors.T).astype(np.float64)
+        hidden = np.where(usable, similar, -np.inf)
+        np.fill_diagonal(hidden, -np.inf)
+        askable = (same & usable).any(1)
+        nearest = same[np.arange(len(same)), hidden.argmax(1)]
+        order, positive = rankdata(similar[upper]), same[upper]
+        wins = order[positive].sum() - positive.sum() * (positive.sum() + 1) / 2
+        return float(nearest[askable].mean()), float(wins / (positive.sum() * (~positive).sum())), similar[upper]
+
+    rank1, separation, similar = judged(ours)
+    reference_rank1, reference_separation, reference = judged(theirs)
+    return Agreement(
+        rank1,
+        separation,
+        reference_rank1,
+        reference_separation,
+        float(spearmanr(similar, reference).statistic),
+        len(people),
+        len(np.unique(people)),
+    )
+
+
+def _unit(x: F32) -> F32:
+    result: F32 = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return result

@@ -1,0 +1,89 @@
+"""P people x K pictures per batch, reproducible: an epoch's order is a function of (seed, epoch) alone."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.errors import UsageError
+
+
+class Sampler(ABC):
+    """Batches of indices without end. Its whole state is (epoch, place): two integers of a checkpoint."""
+
+    def __init__(self) -> None:
+        self._epoch = 0
+        self._place = 0
+        self._batches = self.order(0)
+
+    @abstractmethod
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """(batches, batch size) indices of one epoch."""
+
+    def next(self) -> NDArray[np.int64]:
+        """The next batch; epochs follow each other."""
+        if self._place == len(self._batches):
+            self._epoch, self._place = self._epoch + 1, 0
+            self._batches = self.order(self._epoch)
+        self._place += 1
+        batch: NDArray[np.int64] = self._batches[self._place - 1]
+        return batch
+
+    def state(self) -> dict[str, int]:
+        """What a checkpoint keeps."""
+        return {"epoch": self._epoch, "place": self._place}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go on where `state` was taken."""
+        self._epoch, self._place = state["epoch"], state["place"]
+        self._batches = self.order(self._epoch)
+
+
+class PKSampler(Sampler):
+    """Batches of `people` x `pictures`.
+
+    Per epoch and person: the pictures are shuffled (fewer than `pictures`: that many are drawn with replacement), cut into groups,
+    the remainder dropped; batches draw people without replacement and take one group of each, until too few people have any left.
+    """
+
+    def __init__(self, labels: Sequence[int] | NDArray[np.int64], people: int, pictures: int, seed: int) -> None:
+        self._people, self._pictures, self._seed = people, pictures, seed
+        labels = np.asarray(labels)
+        self._members = {int(pid): np.flatnonzero(labels == pid) for pid in np.unique(labels)}
+        if len(self._members) < people:
+            raise UsageError(f"a batch of {people} people needs at least as many in the data, got {len(self._members)}")
+        super().__init__()
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """(batches, people * pictures) indices; the pictures of one person stand together."""
+        rng = np.random.default_rng([self._seed, epoch])
+        groups: dict[int, list[NDArray[np.int64]]] = {}
+        for pid, members in self._members.items():
+            if len(members) < self._pictures:
+                members = rng.choice(members, self._pictures, replace=True)
+            shuffled = rng.permutation(members)
+            usable = len(shuffled) - len(shuffled) % self._pictures
+            groups[pid] = list(shuffled[:usable].reshape(-1, self._pictures))
+        batches = []
+        left = list(self._members)
+        while len(left) >= self._people:
+            drawn = rng.choice(left, self._people, replace=False)
+            batches.append(np.concatenate([groups[int(pid)].pop() for pid in drawn]))
+            left = [pid for pid in left if groups[pid]]
+        return np.stack(batches)
+
+
+class ShuffleSampler(Sampler):
+    """Plain shuffling of `count` items into batches of `batch`, the remainder dropped."""
+
+    def __init__(self, count: int, batch: int, seed: int) -> None:
+        if count < batch:
+            raise UsageError(f"a batch of {batch} needs at least as many samples, got {count}")
+        self._count, self._batch, self._seed = count, batch, seed
+        super().__init__()
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """(batches, batch) indices."""
+        shuffled = np.random.default_rng([self._seed, epoch]).permutation(self._count)
+        return shuffled[: self._count - self._count % self._batch].reshape(-1, self._batch)

@@ -1,0 +1,99 @@
+"""A trained network as the stream serves it: RGB uint8 (N, H, W, 3) in, the house outputs of `stream.model` out.
+
+Normalisation, box decoding and unit length are inside, so evaluation, export and serving cannot differ in them.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainer import checkpoint
+from trainer.augment import MEAN, STD
+from trainer.checkpoint import Checkpoint
+from trainer.methods import detector, osnet
+from trainer.settings import DetectorRecipe, make_recipe
+
+MAX_BATCH = 64
+"""Pictures that `TorchBackend` takes at a time."""
+
+
+class Served(nn.Module):
+    """What both kinds share: pixels to normalised planes."""
+
+    outputs: tuple[str, ...]
+    mean: Tensor
+    factor: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor(MEAN))
+        self.register_buffer("factor", 1 / (255 * torch.tensor(STD)))
+
+    def planes(self, images: Tensor) -> Tensor:
+        """(N, H, W, 3) uint8 -> (N, 3, H, W) float32, normalised."""
+        return ((images.float() - self.mean) * self.factor).permute(0, 3, 1, 2)
+
+
+class ServedEmbedder(Served):
+    """`embedding` (N, D), unit length."""
+
+    outputs = ("embedding",)
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        return F.normalize(self.network(self.planes(images)), eps=1e-12)
+
+
+class ServedDetector(Served):
+    """`boxes` (N, A, 4) xyxy in pixels of the input, `scores` (N, A) in [0, 1]."""
+
+    outputs = ("boxes", "scores")
+    cells: Tensor
+
+    def __init__(self, network: nn.Module, input_hw: tuple[int, int]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("cells", detector.centres(input_hw))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        logits, distances = self.network(self.planes(images))
+        return detector.to_xyxy(self.cells, distances), torch.sigmoid(logits)
+
+
+def served(saved: Checkpoint, input_hw: tuple[int, int] | None = None) -> tuple[Served, tuple[int, int]]:
+    """The network of a checkpoint, ready to serve, and its input size (the recipe's unless another is given)."""
+    recipe = make_recipe(saved.recipe, "the checkpoint's recipe")
+    size_hw = input_hw or recipe.input_hw
+    if isinstance(recipe, DetectorRecipe):
+        network: nn.Module = detector.PersonDetector()
+        module: Served = ServedDetector(network, size_hw)
+    else:
+        network = osnet.build(recipe.width)
+        module = ServedEmbedder(network)
+    checkpoint.load_weights(network, saved.network)
+    return module.eval(), size_hw
+
+
+class TorchBackend:
+    """Runs a served network in torch: what checkpoints are judged with, and what an export must equal."""
+
+    def __init__(self, module: Served) -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._module = module.eval().to(self._device)
+
+    @torch.inference_mode()
+    def infer(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """(N, H, W, 3) RGB, N at least 1 -> arrays by output name, N in front."""
+        parts: list[tuple[Tensor, ...]] = []
+        for start in range(0, len(images), MAX_BATCH):
+            out = self._module(torch.from_numpy(images[start : start + MAX_BATCH]).to(self._device))
+            parts.append(out if isinstance(out, tuple) else (out,))
+        columns = zip(*parts, strict=True)
+        return {name: torch.cat(c).cpu().numpy() for name, c in zip(self._module.outputs, columns, strict=True)}
