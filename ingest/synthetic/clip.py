@@ -170,7 +170,7 @@ def _draw_segment(view: View, segment: Segment) -> None:
             for k in range(segment.frames):
                 picture, truth = view.draw(segment.first_frame + k)
                 truths.append(truth)
-                planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)
+                planes = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420), np.uint8)
                 image = av.VideoFrame.from_ndarray(planes, format="yuv420p")
                 image.pts, image.time_base = k, 1 / rate
                 container.mux(stream.encode(image))
@@ -213,7 +213,7 @@ class Renderer:
 
         Raises CameraError with the worker's own last line when drawing failed.
         """
-        wanted = [segment.path for segment in self._segments if segment.start_s <= until_s]
+        wanted = [segment.path for segment in self._segments if segment.index * SEGMENT_S <= until_s]
         deadline = time.monotonic() + timeout_s
         while not all(path.exists() for path in wanted):
             self._check()

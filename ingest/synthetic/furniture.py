@@ -48,7 +48,7 @@ def _colour(rng: np.random.Generator, low: float, high: float, colourful: float)
     """A grey between low and high, moved towards a random hue, warm ones rather than others, by `colourful`."""
     hue = rng.random(3) * (1.0, 0.9, 0.75) + 0.15
     grey = rng.uniform(low, high)
-    return np.clip(grey * (1 - colourful + colourful * hue / hue.mean()), 0.03, 0.95)
+    return np.asarray(np.clip(grey * (1 - colourful + colourful * hue / hue.mean()), 0.03, 0.95))
 
 
 def shell(

@@ -18,7 +18,7 @@ from stream.errors import SettingsError
 Number = TypeVar("Number", int, float)
 Pace = Literal["live", "fast"]
 
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 """Raised with every change of what is drawn, so that no clip of an older renderer is played for a newer one."""
 
 

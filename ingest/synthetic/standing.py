@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ingest.synthetic.camera import Pinhole
 from ingest.synthetic.furniture import Solid
-from ingest.synthetic.raycast import BALL, CYLINDER, openness, rows, trace
+from ingest.synthetic.raycast import BALL, CYLINDER, openness, trace
 from ingest.synthetic.surfaces import paint
 from ingest.synthetic.world import Area
 
@@ -33,21 +33,17 @@ class Standing:
 def draw_standing(area: Area, pinhole: Pinhole, seed: int) -> Standing:
     """Trace the area's solids through the camera."""
     camera = _Local(area, pinhole)
-    pieces = area.solids
-    solids = rows(
-        [s.kind for s in pieces], [s.centre for s in pieces], [s.half for s in pieces], [s.yaw for s in pieces]
-    )
+    solids = area.rows()
     height, width = pinhole.size_hw
 
-    colour = _colours(area, camera, solids, seed)
-    colour = cv2.resize(colour, (width, height), interpolation=cv2.INTER_AREA)
+    colour = cv2.resize(_colours(area, camera, solids, seed), (width, height), interpolation=cv2.INTER_AREA)
 
     rays = camera.rays(1)
     depth, owner, normal = _first_hits(camera, rays, solids, 1)
     points = camera.position + rays * depth[..., None]
     light = _lighting(area, points.reshape(-1, 3), _outward(solids, owner, normal).reshape(-1, 3), solids, seed)
     light = _smooth(light.reshape(height, width, 3), owner == 0)
-    glow = np.array([s.glow for s in pieces], np.float32)[owner][..., None]
+    glow = np.array([s.glow for s in area.solids], np.float32)[owner][..., None]
     rgb = colour * np.where(owner[..., None] < 0, 1.0, np.maximum(light, glow))
     return Standing((np.clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8), depth.astype(np.float32))
 
@@ -60,7 +56,7 @@ class _Local:
         to_plan = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
         self.pinhole = pinhole
         self.rotation = pinhole.rotation @ to_plan
-        self.position = (pinhole.position - np.array([*area.origin, 0.0])) @ to_plan
+        self.position = area.to_own(pinhole.position)
 
     def rays(self, samples: int) -> F64:
         """(H * samples, W * samples, 3), of depth 1 along the camera's axis, so that distances along them are depths."""
@@ -94,10 +90,11 @@ def _first_hits(camera: _Local, rays: F64, solids: F64, samples: int) -> tuple[F
 def _colours(area: Area, camera: _Local, solids: F64, seed: int) -> F32:
     """(H * SAMPLES, W * SAMPLES, 3) colours without light."""
     rays = camera.rays(SAMPLES)
-    distance, owner, normal = (hits.reshape(-1, *hits.shape[2:]) for hits in _first_hits(camera, rays, solids, SAMPLES))
+    hits = _first_hits(camera, rays, solids, SAMPLES)
+    distance, owner, normal = hits[0].ravel(), hits[1].ravel(), hits[2].reshape(-1, 3)
     shape, rays = rays.shape, rays.reshape(-1, 3)
     down = -rays[:, 2] / np.sqrt((rays * rays).sum(axis=1))
-    away = np.float32([0.75, 0.82, 0.9]) if area.style == "street" else np.float32([0.2, 0.2, 0.2])
+    away = np.array([0.75, 0.82, 0.9], np.float32) if area.style == "street" else np.array([0.2, 0.2, 0.2], np.float32)
     colour = away * (0.9 + 0.25 * down).astype(np.float32)[:, None]
     order = np.argsort(owner.astype(np.int16), kind="stable")
     bounds = np.searchsorted(owner[order], np.arange(len(solids) + 1))
@@ -106,7 +103,7 @@ def _colours(area: Area, camera: _Local, solids: F64, seed: int) -> F32:
         if len(mine):
             u, v = _surface_uv(solid, camera.position + rays[mine] * distance[mine, None], normal[mine])
             colour[mine] = paint(solid.surface, u, v, solid.colour, solid.other, solid.size_m, seed * 31 + k)
-    return colour.reshape(shape)
+    return np.asarray(colour.reshape(shape), np.float32)
 
 
 def _surface_uv(solid: Solid, points: F64, normal: F64) -> tuple[F32, F32]:
@@ -151,7 +148,7 @@ def _lighting(area: Area, points: F64, normals: F64, solids: F64, seed: int) -> 
     facing = np.clip(normals @ towards, 0, 1)
     ambient = area.light.ambient * (0.45 + 0.55 * free) * (0.85 + 0.15 * normals[:, 2])
     direct = area.light.strength * facing * lit * 1.3
-    return (ambient[:, None] + direct[:, None] * area.light.tint).astype(np.float32)
+    return np.asarray(ambient[:, None] + direct[:, None] * area.light.tint, np.float32)
 
 
 def _smooth(light: F32, ground: NDArray[np.bool_]) -> F32:

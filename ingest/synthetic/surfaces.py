@@ -101,7 +101,7 @@ def _glass(u: F32, v: F32, colour: F32, other: F32, size_m: float, seed: int) ->
     frame = ((u / width - i) * width < 0.07) | ((v / height - j) * height < 0.08)
     lit = ((_cell(i, j, seed) & 255) / 255.0).astype(np.float32)
     mirrored = _grain(u + v * 0.4, v, 1.1, seed) * 0.5 + 0.25 * _grain(u, v, 0.3, seed)
-    pane = np.float32([0.32, 0.38, 0.42]) * (0.45 + 0.9 * mirrored + 0.5 * lit * lit)[:, None]
+    pane = np.array([0.32, 0.38, 0.42], np.float32) * (0.45 + 0.9 * mirrored + 0.5 * lit * lit)[:, None]
     return np.where(frame[:, None], colour, pane).astype(np.float32)
 
 
@@ -121,10 +121,10 @@ def _goods(u: F32, v: F32, colour: F32, other: F32, size_m: float, seed: int) ->
 def _poster(u: F32, v: F32, colour: F32, other: F32, size_m: float, seed: int) -> F32:
     out = _mix(colour, other, np.clip(v / (size_m * 1.4), 0, 1))
     for k in range(5):
-        value = int(_cell(np.float32([k]), np.float32([seed % 977]), seed)[0])
+        value = int(_cell(np.array([k], np.float32), np.array([seed % 977], np.float32), seed)[0])
         x, y = (value & 31) / 31 * size_m - size_m / 2, ((value >> 5) & 31) / 31 * size_m * 1.4 - size_m * 0.7
         half = 0.06 + 0.25 * size_m * ((value >> 10) & 7) / 7
-        paint = np.float32([(value >> 1) & 7, (value >> 4) & 7, (value >> 7) & 7]) / 7 * 0.85 + 0.05
+        paint = np.array([(value >> 1) & 7, (value >> 4) & 7, (value >> 7) & 7], np.float32) / 7 * 0.85 + 0.05
         inside = (abs(u - x) < half) & (abs(v - y) < half * (0.15 if k % 2 else 0.8))
         out = np.where(inside[:, None], paint, out)
     return out.astype(np.float32)
@@ -139,7 +139,9 @@ def _road(u: F32, v: F32, colour: F32, other: F32, size_m: float, seed: int) -> 
     out = _speckle(u, v, colour, colour * 1.25, size_m, seed)
     band = np.abs(v % (size_m * 4) - 0.3)
     line = (band < 0.07) & ((u % 3.0) < 1.7)
-    return np.where(line[:, None], np.float32([0.72, 0.72, 0.68]) * (0.8 + 0.3 * _grain(u, v, 0.1, seed))[:, None], out)
+    return np.where(
+        line[:, None], np.array([0.72, 0.72, 0.68], np.float32) * (0.8 + 0.3 * _grain(u, v, 0.1, seed))[:, None], out
+    )
 
 
 def _body(u: F32, v: F32, colour: F32, other: F32, size_m: float, seed: int) -> F32:
@@ -156,7 +158,9 @@ _SURFACES: dict[str, Callable[[F32, F32, F32, F32, float, int], F32]] = {
 }  # fmt: skip
 
 
-def paint(surface: str, u: F32, v: F32, colour: F32, other: F32, size_m: float, seed: int) -> F32:
+def paint(
+    surface: str, u: F32, v: F32, colour: NDArray[np.float64], other: NDArray[np.float64], size_m: float, seed: int
+) -> F32:
     """Albedo (N, 3) in [0, 1] at surface coordinates u, v (N,) in metres; `colour` and `other` (3,) are its two colours."""
     u, v = u.astype(np.float32), v.astype(np.float32)
     return np.clip(_SURFACES[surface](u, v, colour.astype(np.float32), other.astype(np.float32), size_m, seed), 0, 1)

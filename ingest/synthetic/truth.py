@@ -79,7 +79,7 @@ def pictures(settings: SceneSettings, camera: int, every: int = 1) -> Iterator[t
             container.streams.video[0].codec_context.thread_count = 1
             for k, picture in enumerate(container.decode(video=0)):
                 if (segment.first_frame + k) % every == 0:
-                    yield segment.first_frame + k, picture.to_ndarray(format="rgb24")
+                    yield segment.first_frame + k, np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)

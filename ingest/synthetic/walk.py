@@ -46,7 +46,7 @@ class Walk:
         share = place - low
 
         def between(values: F64) -> F64:
-            return values[low] * (1 - share) + values[low + 1] * share
+            return np.asarray(values[low] * (1 - share) + values[low + 1] * share)
 
         stays = self.area[low] == self.area[low + 1]
         area = np.where(stays, self.area[low], -1).astype(np.int16)
@@ -165,7 +165,7 @@ class _Crowd:
         way = after - before
         length = max(1e-6, float(np.hypot(*way)))
         doorway = 0.6 if point < 2 or point >= len(visit.points) - 2 else 1.0
-        return np.array([way[1], -way[0]]) / length * self.aside[person] * doorway
+        return np.asarray(np.array([way[1], -way[0]]) / length * self.aside[person] * doorway)
 
     def _leave(self, person: int, walker: _Walker, visit: _Visit, now: float) -> None:
         self.area[person], self.velocity[person] = -1, 0.0
@@ -229,7 +229,7 @@ def _cast(settings: SceneSettings, world: World, seconds: float) -> tuple[list[_
         size = min(int(rng.choice([1, 2, 3], p=[0.72, 0.22, 0.06])), settings.people - person)
         late = rng.random() < 0.12
         starts = rng.uniform(0.0, 30.0) if late else rng.uniform(-WARM_UP_S, -WARM_UP_S + 25.0)
-        speed = rng.uniform(1.15, 1.6)
+        speed = rng.uniform(1.2, 1.6)
         visits = _plan(settings, world, person, speed, seconds + WARM_UP_S)
         for k in range(size):
             walkers.append(_Walker(visits, person, starts + 0.5 * k, lag_s=rng.uniform(0.2, 0.9)))
@@ -251,8 +251,8 @@ def _plan(settings: SceneSettings, world: World, person: int, speed: float, seco
         here = world.areas[area]
         exit_ = int(rng.choice([door for door in range(3) if door != entry])) if rng.random() < 0.9 else entry
         following, door = _next(rng, world, area, here.doors[exit_].aside)
-        way = float(np.abs(world.areas[following].doors[door].aside - here.doors[exit_].aside).sum())
-        unseen = way / speed + rng.exponential(1.5)
+        way = float(np.hypot(*(world.areas[following].doors[door].aside - here.doors[exit_].aside)))
+        unseen = way / speed + rng.exponential(1.2)
         if rng.random() < 0.08:  # goes away, and returns
             unseen += rng.uniform(10.0, 25.0)
         unseen = min(max(unseen / settings.crowd, 3.0), 40.0)
@@ -270,10 +270,9 @@ def _next(rng: np.random.Generator, world: World, area: int, place: F64) -> tupl
     odds: list[float] = []
     for other in world.areas:
         for door, gate in enumerate(other.doors):
+            weight = world.area_of.count(other.index) * (0.12 if other.index == area else 1.0)
             ways.append((other.index, door))
-            odds.append(
-                math.exp(-float(np.abs(gate.aside - place).sum()) / 12.0) * (0.12 if other.index == area else 1.0)
-            )
+            odds.append(math.exp(-float(np.hypot(*(gate.aside - place))) / 12.0) * weight)
     if len(world.areas) == 1:
         odds = [1.0] * len(ways)
     return ways[int(rng.choice(len(ways), p=np.array(odds) / sum(odds)))]
@@ -283,14 +282,14 @@ def _visit(rng: np.random.Generator, world: World, area: Area, entry: int, exit_
     first, last = area.doors[entry], area.doors[exit_]
     filming = [camera for camera, index in enumerate(world.area_of) if index == area.index]
     points = [first.aside, first.outside, first.inside]
-    for _ in range(int(rng.choice([1, 1, 1, 2]))):
+    for _ in range(int(rng.choice([0, 1, 1, 1]))):
         points.append(_spot(rng, world, area, filming, points[-1]))
     if not _is_free(area, points[-1], last.inside):
         points.append(_spot(rng, world, area, filming, points[-1], towards=last.inside))
     points += [last.inside, last.outside, last.aside]
     pauses = np.zeros(len(points))
-    if rng.random() < 0.3:
-        pauses[int(rng.integers(3, len(points) - 3))] = rng.uniform(1.5, 5.0)
+    if len(points) > 6 and rng.random() < 0.25:
+        pauses[int(rng.integers(3, len(points) - 3))] = rng.uniform(1.5, 4.5)
     return _Visit(area.index, np.array(points), pauses, rng.uniform(-math.pi, math.pi, len(points)), unseen_s)
 
 

@@ -5,19 +5,20 @@ areas people walk unseen, as long as the way on the plan is. Metres; x east, y n
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingest.synthetic.camera import Pinhole, look_at
 from ingest.synthetic.furniture import Solid, furnish, shell
+from ingest.synthetic.raycast import rows, trace
 from ingest.synthetic.scene import SceneSettings
 
 F64 = NDArray[np.float64]
 
-PITCH_M = 16.0
-"""Distance between the middles of neighbouring areas: 3 to 10 s on foot from door to door."""
+PITCH_M = 14.0
+"""Distance between the middles of neighbouring areas: 2 to 8 s on foot from door to door."""
 NEAREST_M = 3.3
 """Nobody is sent nearer than this to a camera: at 640x360 they would be taller than 250 pixels."""
 
@@ -70,6 +71,19 @@ class Area:
         """(..., 2 or 3) points of the area's own axes on the plan."""
         return _turned(points, self.turn) + np.pad(self.origin, (0, points.shape[-1] - 2))
 
+    def to_own(self, points: F64) -> F64:
+        """(..., 2 or 3) points of the plan in the area's own axes."""
+        return _turned(points - np.pad(self.origin, (0, points.shape[-1] - 2)), -self.turn)
+
+    def rows(self) -> F64:
+        """The solids as `raycast` takes them."""
+        return rows(
+            [s.kind for s in self.solids],
+            [s.centre for s in self.solids],
+            [s.half for s in self.solids],
+            [s.yaw for s in self.solids],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -101,7 +115,38 @@ def build_world(settings: SceneSettings) -> World:
             areas.append(_area(settings, len(areas), hall=camera % 4 == 0 and camera + 1 < settings.cameras))
         area_of.append(len(areas) - 1)
         cameras.append(_pose(settings, camera, areas[-1], second=shares))
+    filmed_by = [[cameras[c] for c, index in enumerate(area_of) if index == area.index] for area in areas]
+    areas = [_with_hidden_exits(area, pinholes) for area, pinholes in zip(areas, filmed_by, strict=True)]
     return World(tuple(areas), tuple(cameras), tuple(area_of))
+
+
+def _with_hidden_exits(area: Area, pinholes: list[Pinhole]) -> Area:
+    """Move the points where people vanish until no camera sees them: to the other side of the door, or further away."""
+    doors = []
+    for door in area.doors:
+        way = door.aside - door.outside
+        tries = [door.outside + way * factor for factor in (1.0, -1.0, 1.6, -1.6, 2.2, -2.2, 3.0, 5.0, 8.0)]
+        hidden = (point for point in tries if not any(_in_sight(area, pinhole, point) for pinhole in pinholes))
+        doors.append(replace(door, aside=next(hidden, tries[-1])))
+    return replace(area, doors=tuple(doors))
+
+
+def _in_sight(area: Area, pinhole: Pinhole, point: F64) -> bool:
+    """Whether any of somebody who stands there is in the picture with nothing before it."""
+    ring = point + 0.35 * np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
+    body = np.concatenate([np.column_stack([ring, np.full(5, z)]) for z in (0.1, 0.9, 1.75)])
+    pixels, depth = pinhole.project(body)
+    height, width = pinhole.size_hw
+    inside = (depth > 0.2) & (pixels >= 0).all(axis=1) & (pixels < (width, height)).all(axis=1)
+    if not inside.any():
+        return False
+    eye = area.to_own(pinhole.position)
+    rays = np.ascontiguousarray((area.to_own(body[inside]) - eye)[None])
+    solids = area.rows()
+    distance, owner, normal = np.empty(rays.shape[:2]), np.empty(rays.shape[:2], np.int64), np.zeros(rays.shape)
+    everywhere = np.tile([0, 0, rays.shape[1], 1], (len(solids), 1))
+    trace(eye, rays, solids, everywhere, distance, owner, normal)
+    return bool((distance > 0.999).any())
 
 
 def _turned(points: F64, angle: float) -> F64:
@@ -116,11 +161,11 @@ def _area(settings: SceneSettings, index: int, hall: bool) -> Area:
     rng = settings.rng("area", index)
     style = str(rng.choice(["lobby", "shop", "station"] if hall else ["corridor", "street", "shop", "lobby", "street"]))
     if hall:
-        width, length = rng.uniform(10.5, 12.5), rng.uniform(12.0, 14.0)
+        width, length = rng.uniform(9.5, 11.5), rng.uniform(11.0, 12.5)
     elif style == "corridor":
-        width, length = rng.uniform(5.0, 6.5), rng.uniform(12.0, 14.0)
+        width, length = rng.uniform(5.0, 6.5), rng.uniform(11.0, 12.5)
     else:
-        width, length = rng.uniform(8.5, 11.0), rng.uniform(10.5, 13.0)
+        width, length = rng.uniform(8.0, 10.0), rng.uniform(10.0, 12.0)
     height = {"corridor": rng.uniform(2.8, 3.3), "street": 9.0}.get(style, rng.uniform(3.3, 4.6))
     turn = float(rng.integers(4)) * math.pi / 2
     columns = 2
@@ -144,23 +189,18 @@ def _gaps(rng: np.random.Generator, style: str, width: float, length: float) -> 
     side, far = width / 2, rng.uniform(-0.3, 0.3) * width
     left, right = rng.uniform(5.0, length - 2.0), rng.uniform(5.0, length - 2.0)
     if style == "street":  # its ends are open: people walk out of the picture
-        left, right = rng.uniform(5.0, length - 1.5), rng.uniform(5.0, length - 1.5)
+        left, right = rng.uniform(5.0, 8.5), rng.uniform(5.0, 8.5)
         ways = [
-            ([-side - 1.0, left], [-side - 3.5, left], [-side - 5.0, left]),
-            ([side + 1.0, right], [side + 3.5, right], [side + 5.0, right]),
+            ([-side - 0.5, left], [-side - 2.0, left], [-side - 3.2, left]),
+            ([side + 0.5, right], [side + 2.0, right], [side + 3.2, right]),
         ]
     else:
         ways = [
-            ([-side + 0.6, left], [-side - 0.9, left], [-side - 0.9, left + _away(left, length)]),
-            ([side - 0.6, right], [side + 0.9, right], [side + 0.9, right + _away(right, length)]),
+            ([-side + 0.6, left], [-side - 0.9, left], [-side - 0.9, left - 2.2]),
+            ([side - 0.6, right], [side + 0.9, right], [side + 0.9, right - 2.2]),
         ]
     ways.append(([far, length - 0.6], [far, length + 0.9], [far + (2.2 if far < 0 else -2.2), length + 0.9]))
     return [Door(*(np.array(point) for point in way)) for way in ways]
-
-
-def _away(door: float, length: float) -> float:
-    """Turn towards the nearer end of the corridor behind the wall: the camera looks the other way."""
-    return -2.2 if door < length * 0.75 else 2.2
 
 
 def _light(rng: np.random.Generator, style: str) -> Light:
