@@ -32,6 +32,7 @@ from stream.telemetry import FRAMES_DROPPED
 
 MAX_PIXELS = 8192 * 8192
 """Larger pictures are refused before they are decoded: nothing films them, and one would take 200 MB."""
+MAX_HEIGHT = 16384
 MAX_FPS = 240
 _TICK_S = 1.0
 _SECOND_NS = 1_000_000_000
@@ -51,9 +52,9 @@ _OPTIONS: dict[Kind, dict[str, str]] = {
     # fpsprobesize: opens in 0.3 s instead of 1.1 s, which FFmpeg would spend on guessing a rate that nobody needs
     "rtsp": {"rtsp_transport": "tcp", "allowed_media_types": "video", "fpsprobesize": "0"},
     # live_start_index: one segment in reserve; the default of two makes everything a segment later
-    "http": {"fpsprobesize": "0", "live_start_index": "-2"},
+    # correct_ts_overflow: FFmpeg takes an MPEG-TS clock that goes back for one that ran over, and leaps 26 hours ahead
+    "http": {"fpsprobesize": "0", "live_start_index": "-2", "correct_ts_overflow": "0"},
     "device": {"fpsprobesize": "0"},
-    # correct_ts_overflow: FFmpeg takes a clock that goes back for one that ran over, and leaps 26 hours ahead
     "file": {"correct_ts_overflow": "0"},
     "synthetic": {},
 }
@@ -86,7 +87,7 @@ class Picture:
         height, width = self.frame.height, self.frame.width
         if turns % 2:
             height, width = width, height
-        scale = min(1.0, max_width / width)
+        scale = min(1.0, max_width / width, MAX_HEIGHT / height)
         width, height = max(2, int(width * scale) // 2 * 2), max(2, round(height * scale / 2) * 2)
         if turns % 2:
             height, width = width, height

@@ -8,7 +8,7 @@ from ingest.queues import CameraQueue
 from ingest.sampling import Sampler
 from ingest.settings import CameraSettings
 from stream.messages import CameraState, Clock, Frame
-from stream.telemetry import FRAMES_DECODED, FRAMES_DROPPED
+from stream.telemetry import FRAMES_DECODED
 
 
 class FrameWriter:
@@ -21,7 +21,6 @@ class FrameWriter:
         self._last_ns = 0
         self._sent_ns = 0
         self._decoded = FRAMES_DECODED.labels(camera.id)
-        self._backwards = FRAMES_DROPPED.labels(camera.id, "order")
 
     def begin(self, stream_ns: int) -> None:
         """A stream begins before its first picture: a file's, at its start."""
@@ -32,16 +31,13 @@ class FrameWriter:
         self._sampler = None
 
     def take(self, picture: Picture, captured_ns: int, clock: Clock) -> None:
-        """Put the picture into the queue if it is due. Those not after the one before are dropped and counted."""
+        """Put the picture into the queue if it is due. One not dated after the last is dated just after: time only grows."""
         self._decoded.inc()
         sampler = self._sampler
         if sampler is None:
-            captured_ns = self._queue.begin(max(captured_ns, self._last_ns + 1))
+            captured_ns = self._queue.begin(captured_ns)
             sampler = self._sampler = Sampler(captured_ns, self._camera.fps)
-        if captured_ns <= self._last_ns:
-            self._backwards.inc()
-            return
-        self._last_ns = captured_ns
+        captured_ns = self._last_ns = max(captured_ns, self._last_ns + 1)
         sequence = sampler.take(captured_ns)
         if sequence is not None:
             image = picture.pixels(self._camera.width)

@@ -1,4 +1,6 @@
+import base64
 import itertools
+import ssl
 import time
 import traceback
 from collections.abc import Iterator
@@ -8,6 +10,8 @@ from typing import ClassVar
 import pytest
 from clips import write_clip
 from feeds import MjpegCamera, QuietHandler, black_hole, frames_of, http_server, number_of, watch
+from prometheus_client import REGISTRY
+from services import certificates
 
 from ingest.clock import WallClock
 from ingest.decode import CameraSilent, open_video
@@ -29,6 +33,29 @@ def test_mjpeg_over_http_is_dated_by_its_arrival() -> None:
     assert all(b - a in (1, 2, 3) for a, b in itertools.pairwise(numbers))
     assert {f.clock for f in frames} == {"arrival"}
     assert all(0 <= f.ingested_at - f.captured_at < 1e9 for f in frames)
+
+
+def test_a_camera_behind_basic_authentication_is_opened_with_the_url_s_password() -> None:
+    class Locked(MjpegCamera):
+        def do_GET(self) -> None:  # noqa: N802
+            if self.headers.get("Authorization") == "Basic " + base64.b64encode(b"ad min:p@ss:word").decode():
+                return super().do_GET()
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+            self.end_headers()
+            return None
+
+    with http_server(Locked) as address:
+        url = f"http://ad%20min:p%40ss%3Aword@{address}/video"
+        assert frames_of(watch([camera(url)], lambda seen: len(frames_of(seen)) == 1))
+
+
+def test_a_camera_over_https_may_sign_its_own_certificate(tmp_path: Path) -> None:
+    certificate, key = certificates(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    with http_server(MjpegCamera, tls) as address:
+        assert frames_of(watch([camera(f"https://{address}/video")], lambda seen: len(frames_of(seen)) == 1))
 
 
 class HlsCamera(QuietHandler):
@@ -72,6 +99,40 @@ def test_hls_is_handed_on_at_its_own_pace_though_it_comes_in_segments(hls: str) 
     assert all(4 <= b - a <= 6 for a, b in itertools.pairwise(numbers))
     ages_s = [(f.ingested_at - f.captured_at) / 1e9 for f in frames]
     assert max(ages_s) < 0.9  # a segment's first picture would be a second old when the last one comes
+
+
+@pytest.mark.parametrize(
+    ("second_begins_s", "jump"),
+    [pytest.param(20.0, "jumped by -82.0 s", id="back"), pytest.param(5000.0, "jumped by +4898.0 s", id="ahead")],
+)
+def test_a_camera_whose_clock_jumps_begins_a_new_stream(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, second_begins_s: float, jump: str
+) -> None:
+    parts = [
+        write_clip(tmp_path / f"{begins_s}.ts", frames=50, first=first, times=[begins_s + k / 25 for k in range(50)])
+        for first, begins_s in ((0, 100.0), (50, second_begins_s))
+    ]
+
+    class Endless(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            self.send_response(200)
+            self.send_header("Content-Type", "video/mp2t")
+            self.end_headers()
+            for part in parts:
+                self.wfile.write(part.read_bytes())
+            time.sleep(10)
+
+    before = REGISTRY.get_sample_value("sightline_clock_jumps_total", {"camera": "hall"}) or 0.0
+    with http_server(Endless) as address:
+        frames = frames_of(
+            watch([camera(f"http://{address}/")], lambda seen: len({f.stream for f in frames_of(seen)}) == 2)
+        )
+    keys = [(f.stream, f.sequence) for f in frames]
+    assert keys == sorted(set(keys))
+    assert [f.captured_at for f in frames] == sorted({f.captured_at for f in frames})
+    assert number_of(frames[-1]) >= 50
+    assert REGISTRY.get_sample_value("sightline_clock_jumps_total", {"camera": "hall"}) == before + 1
+    assert f"camera hall: its clock {jump}" in caplog.text
 
 
 def answering(status: int, body: bytes = b"", kind: str = "text/html") -> type[QuietHandler]:
@@ -133,6 +194,7 @@ def test_a_playlist_from_the_network_cannot_read_our_files(tmp_path: Path) -> No
             next(video.pictures(lambda: 2.0))
 
 
-def test_a_device_that_is_not_there_is_said() -> None:
-    with pytest.raises(CameraError, match="/dev/video99"):
-        open_video(camera("/dev/video99"), WallClock(), 1.0)
+@pytest.mark.parametrize("device", ["/dev/video99", "/dev/null"])
+def test_a_device_that_is_not_there_or_no_camera_is_said(device: str) -> None:
+    with pytest.raises(CameraError, match=f"camera hall: {device} "):
+        open_video(camera(device), WallClock(), 1.0)
