@@ -7,8 +7,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
-from matcher.gallery import Gallery
 from stream.errors import OffsetGone
 from stream.messages import MatchEvent
 from stream.telemetry import EVENT_SECONDS, RECORDS_EXPIRED
@@ -20,7 +20,19 @@ BATCH = 64
 POLL_S = 0.1
 
 
-def relay_from(gallery: Gallery, last_in_matches: int | None, site: str) -> int:
+class Events(Protocol):
+    """The part of a gallery that holds what was said."""
+
+    def events(self, after: int, *, limit: int = 500, wait_s: float = 0.0) -> Sequence[MatchEvent]:
+        """See `matcher.gallery.Gallery`."""
+        ...
+
+    def numbers(self) -> tuple[int, int]:
+        """See `matcher.gallery.Gallery`."""
+        ...
+
+
+def relay_from(gallery: Events, last_in_matches: int | None, site: str) -> int:
     """The number after which the relay goes on. Raises `OffsetGone` when the gallery never said what matches holds.
 
     `last_in_matches` is None when the topic is empty: then everything that the gallery keeps is relayed.
@@ -45,7 +57,7 @@ def observe_latency(event: MatchEvent, now_s: float) -> None:
 class Outbox:
     """Source[MatchEvent]: partition 0, and an event's number is its offset."""
 
-    def __init__(self, gallery: Gallery, after: int = 0, *, clock: Callable[[], float] | None = time.time) -> None:
+    def __init__(self, gallery: Events, after: int = 0, *, clock: Callable[[], float] | None = time.time) -> None:
         """Begin behind number `after`. `clock` is for the latency metric; None on a site of files."""
         self._gallery, self._after, self._clock = gallery, after, clock
         self._paused = self._ending = False

@@ -48,14 +48,17 @@ def redis_errors(url: str) -> Iterator[None]:
             f"Redis at {where} refuses the user or password: check [redis] url (redis://user:password@host:port/db)"
         ) from None
     except redis.exceptions.NoPermissionError as error:
-        raise GalleryRefused(
-            f"Redis at {where} forbids the user what the gallery needs: {mask(str(error))}; "
-            f"grant it ~sightline:* and +@read +@write +@scripting +@connection"
-        ) from None
+        raise _forbidden(where, str(error)) from None
     except redis.exceptions.ConnectionError as error:
         raise GalleryUnreachable(_unreachable(where, error)) from None
     except redis.TimeoutError:
         raise GalleryUnreachable(f"Redis at {where} did not answer within {ANSWER_S:g} s") from None
+    except redis.exceptions.OutOfMemoryError:
+        raise GalleryUnreachable(
+            f"Redis at {where} is full: raise its maxmemory; the matcher waits, and loses nothing"
+        ) from None
+    except redis.ReadOnlyError:
+        raise GalleryUnreachable(f"Redis at {where} is a replica: name the primary in [redis] url") from None
     except redis.RedisError as error:
         raise _refused(where, str(error)) from None
     except OSError as error:  # certificates that cannot be read
@@ -64,6 +67,13 @@ def redis_errors(url: str) -> Iterator[None]:
 
 def _unreachable(where: str, error: Exception) -> str:
     return f"no Redis answers at {where} ({mask(str(error)).rstrip('.')}): start it, or correct [redis] url"
+
+
+def _forbidden(where: str, text: str) -> GalleryRefused:
+    return GalleryRefused(
+        f"Redis at {where} forbids the user what the gallery needs: {mask(text)}; "
+        f"grant it ~sightline:* and +@read +@write +@scripting +@connection"
+    )
 
 
 def _refused(where: str, text: str) -> GalleryError:
@@ -79,12 +89,6 @@ def _refused(where: str, text: str) -> GalleryError:
             f"Redis at {where} forbids the user what the gallery needs: {mask(text)}; "
             f"grant it ~sightline:* and +@read +@write +@scripting +@connection"
         )
-    if "OOM" in text:
-        return GalleryUnreachable(
-            f"Redis at {where} is full (maxmemory): give it more memory; nothing is lost meanwhile"
-        )
-    if word == "READONLY":
-        return GalleryUnreachable(f"Redis at {where} is a replica: name the primary in [redis] url")
     if word == "MISCONF":
         return GalleryUnreachable(f"Redis at {where} cannot write its disk: {mask(text)}")
     return GalleryError(f"Redis at {where} refused a command of the gallery: {mask(text)}")

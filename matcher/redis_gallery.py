@@ -34,7 +34,38 @@ RENEW_S = 2.0  # without anything to store, the lease is renewed this often
 MS = 1_000_000  # nanoseconds
 
 
-class RedisGallery:
+class RedisEvents:
+    """The outbox of a site, for whoever reads it. Errors are GalleryUnreachable and GalleryRefused."""
+
+    def __init__(self, url: str, site: str) -> None:
+        self._url, self._site = url, site
+        self._client = connect(url)
+        self._prefix = f"sightline:{{{site}}}:"
+        self._meta, self._events = self._prefix + "meta", self._prefix + "events"
+
+    def events(self, after: int, *, limit: int = 500, wait_s: float = 0.0) -> Sequence[MatchEvent]:
+        """See `Gallery`."""
+        with redis_errors(self._url):
+            if wait_s > 0:
+                found = self._client.xread({self._events: f"{after}-0"}, limit, max(1, _ms(wait_s)))
+                entries = _entries(found)
+            else:
+                entries = self._client.xrange(self._events, f"({after}-0", "+", limit)
+        return [decode(fields[b"event"], MATCHES) for _, fields in entries]
+
+    def numbers(self) -> tuple[int, int]:
+        """See `Gallery`."""
+        with redis_errors(self._url):
+            last = int(self._client.hget(self._meta, "number") or 0)
+            first = self._client.xrange(self._events, count=1)
+        return (int(first[0][0].partition(b"-")[0]) if first else last + 1), last
+
+    def close(self) -> None:
+        """Disconnect; safe to call twice."""
+        self._client.close()
+
+
+class RedisGallery(RedisEvents):
     """See `matcher.gallery.Gallery`. Errors are GalleryUnreachable, GalleryRefused, ModelMismatch, EpochLost."""
 
     def __init__(
@@ -47,13 +78,12 @@ class RedisGallery:
         live: bool,
     ) -> None:
         """`live` sites also expire by the server's clock."""
+        super().__init__(url, site)
         self.topic: str | None = None
-        self._url, self._site, self._model = url, site, model
+        self._model = model
         self._retention_ns, self._live = retention_ns, live
-        self._client = connect(url)
-        self._prefix = f"sightline:{{{site}}}:"
         self._keys = [self._prefix + name for name in ("meta", "lease", "events", "state", "index")]
-        self._meta, _, self._events, self._state, self._index = self._keys
+        self._state, self._index = self._keys[3:]
         self._owner = f"{platform.node()} (process {os.getpid()}, {secrets.token_hex(4)})"
         self._epoch = 0
         self._commit = self._number = 0
@@ -158,23 +188,6 @@ class RedisGallery:
             arguments += [change.value or b"", at]
         return [*self._keys, *(self._prefix + key for key in [*held, *gone])], arguments
 
-    def events(self, after: int, *, limit: int = 500, wait_s: float = 0.0) -> Sequence[MatchEvent]:
-        """See `Gallery`."""
-        with redis_errors(self._url):
-            if wait_s > 0:
-                found = self._client.xread({self._events: f"{after}-0"}, limit, max(1, _ms(wait_s)))
-                entries = _entries(found)
-            else:
-                entries = self._client.xrange(self._events, f"({after}-0", "+", limit)
-        return [decode(fields[b"event"], MATCHES) for _, fields in entries]
-
-    def numbers(self) -> tuple[int, int]:
-        """See `Gallery`."""
-        with redis_errors(self._url):
-            last = int(self._client.hget(self._meta, "number") or 0)
-            first = self._client.xrange(self._events, count=1)
-        return (int(first[0][0].partition(b"-")[0]) if first else last + 1), last
-
     def release(self) -> None:
         """See `Gallery`."""
         try:
@@ -182,10 +195,6 @@ class RedisGallery:
                 self._release_script(self._keys, [self._epoch, self._owner])
         except GalleryError as error:
             log.debug("the lease of site %s runs out by itself: %s", self._site, error)
-
-    def close(self) -> None:
-        """See `Gallery`."""
-        self._client.close()
 
 
 def _entries(found: object) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -108,6 +108,19 @@ class KafkaSource(Generic[T]):
                 self._consumer.seek(place, offsets[place.partition])
                 self._cursors.assign(place.partition, offsets[place.partition])
 
+    def ends(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Offset behind the newest record of each partition, now: for readers that stop there."""
+        self._connect()
+        places = [TopicPartition(self._topic, partition) for partition in partitions]
+        with self._using, kafka_errors(self._settings, f"topic {self._topic}"):
+            ends = self._consumer.end_offsets(places, timeout_ms=5000)
+        return {place.partition: ends[place] for place in places}
+
+    def drained(self, ends: Mapping[int, int]) -> bool:
+        """True when everything before these offsets was handed out, or was no message."""
+        fetching = self._cursors.fetching()
+        return self._cursors.empty() and all(fetching.get(partition, -1) >= end for partition, end in ends.items())
+
     def pause(self, partitions: Iterable[int]) -> None:
         """See `stream.transport.Source`."""
         self._cursors.pause(partitions)

@@ -1,0 +1,122 @@
+import threading
+
+import pytest
+from prometheus_client import REGISTRY
+
+from matcher.gallery import MemoryGallery
+from matcher.matcher import Step
+from matcher.outbox import Outbox, relay_from
+from stream.codec import MATCHES
+from stream.errors import OffsetGone
+from stream.memory import MemoryTopic
+from stream.messages import MatchEvent
+from stream.stage import Pass, as_messages, run
+
+SECOND = 10**9
+
+
+def event(captured_at=0, kind="new"):
+    return MatchEvent(
+        site="s", number=0, kind=kind, identity="0" * 32, camera="c", tracklet="t", first_seen=0,
+        captured_at=captured_at, probability=1.0, model="m",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def gallery():
+    made = MemoryGallery("s", model="m", retention_ns=60 * SECOND)
+    made.acquire()
+    return made
+
+
+def say(gallery, count, clock=0):
+    gallery.commit([Step(clock, {}, {}, {}, tuple(event() for _ in range(count)))])
+
+
+def relay(gallery, topic, after):
+    outbox = Outbox(gallery, after, clock=None)
+    outbox.close_input()
+    run(outbox, Pass(), topic.sink(lambda _: 0), prepare=as_messages, name="relay")
+
+
+def everything(topic, group):
+    source = topic.source(group, max_records=1000)
+    return [record.message.number for batch in source.batches() for record in batch]
+
+
+def test_the_relay_goes_on_behind_the_last_number_in_matches(gallery):
+    topic = MemoryTopic("s.matches", MATCHES, 1, capacity_records=1000)
+    say(gallery, 100)
+    relay(gallery, topic, relay_from(gallery, None, "s"))
+    say(gallery, 50)
+    relay(gallery, topic, relay_from(gallery, 100, "s"))
+    topic.close_input()
+    assert everything(topic, "reader") == list(range(1, 151))
+
+
+def test_an_empty_topic_gets_all_that_is_kept(gallery):
+    say(gallery, 3, clock=0)
+    say(gallery, 2, clock=61 * SECOND)
+    assert relay_from(gallery, None, "s") == 3
+
+
+def test_a_gallery_that_never_said_what_matches_holds_is_refused(gallery):
+    say(gallery, 3)
+    with pytest.raises(OffsetGone, match=r"ends with event 9, the gallery has said only 3: .*--state"):
+        relay_from(gallery, 9, "s")
+
+
+def test_events_that_expired_before_the_relay_came_back_are_counted(gallery, caplog):
+    say(gallery, 5, clock=0)
+    say(gallery, 2, clock=61 * SECOND)
+    before = REGISTRY.get_sample_value("sightline_records_expired_total", {"topic": "outbox", "partition": "0"}) or 0
+    outbox = Outbox(gallery, 2, clock=None)
+    outbox.close_input()
+    assert [[r.message.number for r in batch] for batch in outbox.batches()] == [[6, 7]]
+    assert (
+        REGISTRY.get_sample_value("sightline_records_expired_total", {"topic": "outbox", "partition": "0"})
+        == before + 3
+    )
+    assert "events 3 to 5 went with their retention" in caplog.text
+
+
+def test_it_waits_for_more_until_it_is_closed(gallery):
+    outbox, got = Outbox(gallery, clock=None), []
+    thread = threading.Thread(target=lambda: got.extend(r.message.number for b in outbox.batches() for r in b))
+    thread.start()
+    say(gallery, 2)
+    say(gallery, 1)
+    outbox.close_input()
+    thread.join(10)
+    assert got == [1, 2, 3]
+    closed = Outbox(gallery, clock=None)
+    closed.close()
+    assert list(closed.batches()) == []
+
+
+def test_it_is_a_source_whose_offsets_are_numbers(gallery):
+    say(gallery, 5)
+    outbox = Outbox(gallery, clock=None)
+    outbox.seek({0: 4})
+    assert outbox.position() == {0: 4}
+    outbox.pause([0])
+    batches = outbox.batches()
+    assert next(batches) == []
+    outbox.resume([0])
+    assert [r.offset for r in next(batches)] == [4, 5]
+    assert outbox.position() == {0: 6}
+    say(gallery, 1, clock=61 * SECOND)
+    with pytest.raises(OffsetGone, match="event 2 is gone"):
+        outbox.seek({0: 2})
+
+
+def test_the_time_from_capture_to_delivery_is_measured_but_for_ends(gallery):
+    name = "sightline_capture_to_event_seconds"
+    count, total = (REGISTRY.get_sample_value(f"{name}_{what}") for what in ("count", "sum"))
+    at = 100 * SECOND
+    gallery.commit([Step(at, {}, {}, {}, (event(at), event(at, "end")))])
+    outbox = Outbox(gallery, clock=lambda: 100.25)
+    batch = next(outbox.batches())
+    outbox.commit(batch)
+    assert REGISTRY.get_sample_value(f"{name}_count") == count + 1
+    assert REGISTRY.get_sample_value(f"{name}_sum") == pytest.approx(total + 0.25)

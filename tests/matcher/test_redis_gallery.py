@@ -1,0 +1,250 @@
+"""What only a server can get wrong: access, expiry by its own clock, what is written where."""
+
+import secrets
+import threading
+import time
+
+import pytest
+import redis
+from services import RedisServer, free_port, valkey_binary
+
+from matcher.gallery_sink import GallerySink
+from matcher.matcher import Change, Step
+from matcher.merge import Place
+from matcher.redis_client import connect
+from matcher.redis_gallery import RedisGallery
+from stream.errors import DeliveryFailed, EpochLost, GalleryRefused, GalleryUnreachable, SettingsError
+
+from .simulation import matcher_for, simulate
+
+SECOND = 10**9
+
+
+def a_step(clock=None, changes=None, offset=1):
+    clock = clock or int(time.time()) * SECOND
+    held = {key: Change(value, clock + 60 * SECOND) for key, value in (changes or {}).items()}
+    return Step(clock, held, {0: offset}, {"c": Place(0, offset)}, ())
+
+
+@pytest.fixture
+def gallery(redis_server):
+    made = RedisGallery(redis_server, f"s-{secrets.token_hex(4)}", model="m", retention_ns=60 * SECOND, live=True)
+    yield made
+    made.close()
+
+
+def keys_of(gallery):
+    return {key.decode().removeprefix(gallery._prefix): key for key in gallery._client.keys(f"{gallery._prefix}*")}
+
+
+def test_on_a_live_site_every_key_that_tells_of_anybody_expires_on_the_server(gallery):
+    gallery.acquire()
+    gallery.commit([a_step(changes={"site": b"1", "identity/1": b"who", "exemplar/1/t": b"v", "pool/t": b"v"})])
+    left = {name: gallery._client.pttl(key) for name, key in keys_of(gallery).items()}
+    assert set(left) == {"meta", "lease", "state", "index", "identity/1", "exemplar/1/t"}
+    assert left.pop("meta") == -1
+    assert 0 < left.pop("lease") <= 10_000
+    assert all(50_000 < ms <= 61_000 for ms in left.values()), left
+
+
+def test_on_a_site_of_files_nothing_expires_by_the_wall_clock(redis_server):
+    gallery = RedisGallery(redis_server, f"s-{secrets.token_hex(4)}", model="m", retention_ns=SECOND, live=False)
+    gallery.acquire()
+    old = 946_684_800 * SECOND  # the year 2000
+    gallery.commit([a_step(old, {"site": b"1", "identity/1": b"who", "exemplar/1/t": b"v", "pool/t": b"v"})])
+    assert {name for name, key in keys_of(gallery).items() if gallery._client.pttl(key) != -1} == {"lease"}
+    assert set(gallery.acquire(takeover=True).entities) == {"site", "identity/1", "exemplar/1/t", "pool/t"}
+    gallery.close()
+
+
+def test_what_the_server_expired_is_forgotten_by_the_index(gallery):
+    gallery.acquire()
+    gallery.commit([a_step(changes={"exemplar/1/t": b"v", "exemplar/1/u": b"v"})])
+    gallery._client.delete(gallery._prefix + "exemplar/1/t")
+    assert set(gallery.acquire(takeover=True).entities) == {"exemplar/1/u"}
+    assert gallery._client.scard(gallery._index) == 1
+
+
+def test_a_day_of_a_site_leaves_nothing_of_anybody_once_its_retention_is_over(redis_server):
+    site = simulate(1, people=6, seconds=40)
+    gallery = RedisGallery(
+        redis_server, f"s-{secrets.token_hex(4)}", model="m", retention_ns=86400 * SECOND, live=False
+    )
+    gallery.acquire()
+    matcher = matcher_for(site)
+    gallery.commit(list(matcher.process(site.in_order())))
+    held = set(gallery.acquire(takeover=True).entities)
+    assert any(key.startswith("exemplar/") for key in held)
+    assert "mean/c0" in held
+    last = site.records[0][-1].message
+    later = type(last)(
+        **{f: getattr(last, f) for f in last.__struct_fields__} | {"captured_at": last.captured_at + 86401 * SECOND}
+    )
+    gallery.commit(list(matcher.process([type(site.records[0][0])(later, 0, 10**6)])))
+    held = set(gallery.acquire(takeover=True).entities)
+    assert held <= {"site", "arrivals"} | {f"camera/c{n}" for n in range(4)}
+    assert gallery._client.xlen(gallery._events) == 0
+    gallery.close()
+
+
+def test_the_same_steps_sent_again_after_a_lost_answer_are_stored_once(gallery, monkeypatch):
+    site = simulate(2, people=4, seconds=10)
+    steps = list(matcher_for(site).process(site.in_order()))
+    gallery.acquire()
+    script = gallery._commit_script
+
+    def lose_the_answer(keys, arguments):
+        script(keys, arguments)
+        raise redis.ConnectionError("gone")
+
+    monkeypatch.setattr(gallery, "_commit_script", lose_the_answer)
+    with pytest.raises(GalleryUnreachable):
+        gallery.commit(steps)
+    monkeypatch.setattr(gallery, "_commit_script", script)
+    events = gallery.commit(steps)
+    assert [e.number for e in events] == list(range(1, len(events) + 1))
+    assert list(gallery.events(0)) == events
+
+
+def test_the_lease_runs_out_by_itself_and_then_the_waiting_matcher_enters(redis_server, monkeypatch, caplog):
+    monkeypatch.setattr("matcher.redis_gallery.LEASE_S", 0.6)
+    site = f"s-{secrets.token_hex(4)}"
+    first, second = (RedisGallery(redis_server, site, model="m", retention_ns=SECOND, live=True) for _ in "ab")
+    first.acquire()
+    began = time.monotonic()
+    second.acquire()
+    assert 0.4 < time.monotonic() - began < 5
+    assert f"site {site} has a matcher, {first._owner}: waiting" in caplog.text
+    with pytest.raises(EpochLost, match="taken over by"):
+        first.commit([a_step()])
+
+
+def test_a_matcher_with_nothing_to_store_keeps_its_lease(redis_server, monkeypatch):
+    monkeypatch.setattr("matcher.redis_gallery.LEASE_S", 0.5)
+    monkeypatch.setattr("matcher.redis_gallery.RENEW_S", 0.1)
+    site = f"s-{secrets.token_hex(4)}"
+    first, second = (RedisGallery(redis_server, site, model="m", retention_ns=SECOND, live=True) for _ in "ab")
+    first.acquire()
+    sink, stop, entered = GallerySink(first), threading.Event(), []
+
+    def wait():
+        try:
+            second.acquire(stop=stop)
+            entered.append(True)
+        except EpochLost:
+            pass
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    for _ in range(15):
+        sink.flush()
+        time.sleep(0.1)
+    stop.set()
+    thread.join(10)
+    assert not entered
+    first.commit([a_step()])
+
+
+def test_a_gallery_that_goes_away_is_waited_for_and_loses_nothing(tmp_path):
+    server = RedisServer(valkey_binary(), tmp_path)
+    server.start()
+    gallery = RedisGallery(server.url, "s", model="m", retention_ns=60 * SECOND, live=True)
+    gallery.acquire()
+    sink = GallerySink(gallery)
+    sink.send([a_step(changes={"site": b"1"}, offset=1)])
+    sink.flush()
+    server.kill()
+    sink.send([a_step(changes={"site": b"2"}, offset=2)])
+    with pytest.raises(DeliveryFailed, match="no Redis answers at redis://127"):
+        sink.flush()
+    server.start()
+    sink.flush()
+    snapshot = gallery.acquire(takeover=True)
+    assert dict(snapshot.entities) == {"site": b"2"}
+    assert dict(snapshot.offsets) == {0: 2}
+    gallery.close()
+    server.kill()
+
+
+@pytest.mark.parametrize(
+    ("which", "error", "says"),
+    [
+        pytest.param("wrong_password_url", GalleryRefused, "refuses the user or password", id="wrong password"),
+        pytest.param("powerless_url", GalleryRefused, "forbids the user", id="no permission"),
+    ],
+)
+def test_access_denied_is_one_line_without_the_password(redis_tls_server, which, error, says):
+    url = getattr(redis_tls_server, which)
+    gallery = RedisGallery(url, "s", model="m", retention_ns=SECOND, live=True)
+    with pytest.raises(error, match=says) as caught:
+        gallery.acquire()
+    assert "-password" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    gallery.close()
+
+
+def test_a_server_that_asks_for_a_password_is_named(tmp_path):
+    server = RedisServer(valkey_binary(), tmp_path, [f"port {(port := free_port())}", "requirepass hidden-word"], port)
+    server.start()
+    gallery = RedisGallery(server.url, "s", model="m", retention_ns=SECOND, live=True)
+    with pytest.raises(GalleryRefused, match="password"):
+        gallery.acquire()
+    gallery.close()
+    server.kill()
+
+
+def test_no_server_at_the_address_is_said_with_the_remedy():
+    gallery = RedisGallery(f"redis://:secret@127.0.0.1:{free_port()}/0", "s", model="m", retention_ns=SECOND, live=True)
+    with pytest.raises(GalleryUnreachable, match="start it, or correct") as caught:
+        gallery.acquire()
+    assert "secret" not in str(caught.value)
+    gallery.close()
+
+
+def test_an_address_that_is_none_is_a_wrong_setting():
+    with pytest.raises(SettingsError, match=r"\[redis\] url"):
+        connect("http://127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        pytest.param(["appendonly yes", "appendfsync always", "maxmemory-policy noeviction"], [], id="durable"),
+        pytest.param(["appendonly yes", "appendfsync everysec"], ["up to 1 s of events"], id="fsync every second"),
+        pytest.param(
+            ["appendonly no", "maxmemory-policy allkeys-lru"], ["since its last snapshot", "forgets people"], id="cache"
+        ),
+    ],
+)
+def test_what_a_servers_settings_cost_is_said(tmp_path, settings, says):
+    port = free_port()
+    server = RedisServer(valkey_binary(), tmp_path, [f"port {port}", *settings], port)
+    (tmp_path / "redis.conf").write_text(
+        "\n".join(["bind 127.0.0.1", f"dir {tmp_path}", f"port {port}", *settings]) + "\n"
+    )
+    server.start()
+    gallery = RedisGallery(server.url, "s", model="m", retention_ns=SECOND, live=True)
+    lines = gallery.warnings()
+    assert len(lines) == len(says)
+    assert all(part in line for part, line in zip(says, lines, strict=True))
+    gallery.close()
+    server.kill()
+
+
+def test_a_full_server_takes_nothing_of_a_commit_and_all_of_it_later(tmp_path):
+    server = RedisServer(valkey_binary(), tmp_path)
+    server.start()
+    gallery, admin = RedisGallery(server.url, "s", model="m", retention_ns=60 * SECOND, live=True), connect(server.url)
+    gallery.acquire()
+    gallery.commit([a_step(changes={"site": b"1"}, offset=1)])
+    admin.config_set("maxmemory", 1)
+    step = a_step(changes={"site": b"2", "identity/1": b"who"}, offset=2)
+    with pytest.raises(GalleryUnreachable, match="full"):
+        gallery.commit([step])
+    admin.config_set("maxmemory", 0)
+    assert dict(gallery.acquire(takeover=True).entities) == {"site": b"1"}
+    gallery.commit([step])
+    assert dict(gallery.acquire(takeover=True).offsets) == {0: 2}
+    gallery.close()
+    admin.close()
+    server.kill()
