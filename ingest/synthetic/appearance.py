@@ -404,7 +404,12 @@ class _Tailor:
                 rng.uniform(0.003, 0.013),
             ),
             "bob": (rng.uniform(-0.01, 0.03), rng.uniform(-0.03, 0.0), rng.uniform(0.007, 0.012), 0.009),
-            "long": (rng.uniform(-0.16, -0.03), rng.uniform(-0.26, -0.09), rng.uniform(0.006, 0.011), 0.008),
+            "long": (
+                rng.uniform(-0.16, -0.03),
+                rng.uniform(-0.26, -0.09),
+                rng.choice([0.008, 0.02]),
+                rng.uniform(0.006, 0.014),
+            ),
             "curly": (
                 rng.uniform(0.0, 0.05),
                 rng.uniform(-0.03, 0.01),

@@ -108,9 +108,17 @@ class Figure:
 
     def joints_at(self, heading: float, position: tuple[float, float]) -> NDArray[np.float64]:
         """The joints in the world (17, 3), metres, of the person who stands at `position` and faces `heading`."""
-        cos, sin = np.cos(heading), np.sin(heading)
-        turn = np.array([[sin, -cos, 0], [cos, sin, 0], [0, 0, 1]])
-        return np.asarray(self.joints @ turn + [position[0], position[1], 0.0])
+        return _placed(self.joints, heading, position)
+
+    def outline_at(self, heading: float, position: tuple[float, float]) -> NDArray[np.float64]:
+        """Every third vertex of the body, bags left out, in the world (V, 3), metres: enough to find the body's box."""
+        return _placed(self.vertices[self.appearance.fine.is_body][::3], heading, position)
+
+
+def _placed(points: Float32, heading: float, position: tuple[float, float]) -> NDArray[np.float64]:
+    cos, sin = np.cos(heading), np.sin(heading)
+    turn = np.array([[sin, -cos, 0], [cos, sin, 0], [0, 0, 1]])
+    return np.asarray(points @ turn + [position[0], position[1], 0.0])
 
 
 JOINT_BONE = np.array([3, 3, 3, 3, 3, 6, 4, 7, 5, 7, 5, 11, 8, 12, 9, 13, 10], np.int32)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .appearance import draw_appearance
 from .backdrop import draw_place
-from .body import HANDS, Appearance, Hands, pose
+from .body import HANDS, Appearance, Figure, Hands, pose
 from .camera import Pinhole, look_at
 from .colours import draw_wardrobe
 from .effects import CameraEffects, draw_effects
@@ -54,11 +54,20 @@ class Crops:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _CropCamera:
+    """How one camera shows people.
+
+    `turned`: which way they mostly walk, radians; `lean`: spread of their tilt in the picture, radians; `tight`: boxes
+    are as narrow as the people and get stretched; `motion`: share of pictures blurred by movement.
+    """
+
     effects: CameraEffects
     light: Light
     elevation: float
     places: tuple[Image, ...]
-    turned: float  # which way people mostly walk here, radians
+    turned: float
+    lean: float
+    tight: bool
+    motion: float
 
 
 def draw_crops(
@@ -165,7 +174,6 @@ class Site:
         appearance = draw_person(self.seed, who, look_alikes)
         rng = np.random.default_rng([self.seed, 4, who])
         seen_by = rng.permutation(len(self.cameras))[:passes]
-        canvas = Canvas(*_DRAWN_HW)
         for part, number in enumerate(seen_by):
             camera = self.cameras[number]
             heading = (
@@ -176,30 +184,21 @@ class Site:
             stride = 0.0 if rng.random() < 0.25 else rng.uniform(0.7, 1.2)
             hands: Hands = HANDS[rng.choice(len(HANDS), p=_HANDS_SHARE)]
             for _ in range(count // passes + (part < count % passes)):
-                image, keypoints, parts = self._shoot(
-                    rng, canvas, appearance, camera, heading + rng.normal(0, 0.3), stride, hands
-                )
+                turn = heading + float(rng.normal(0, 0.3))
+                image, keypoints, parts = self._shoot(rng, appearance, camera, turn, stride, hands)
                 yield Shot(image, keypoints, parts, self.index * len(self.cameras) + int(number))
 
     def _shoot(
-        self,
-        rng: Rng,
-        canvas: Canvas,
-        appearance: Appearance,
-        camera: _CropCamera,
-        heading: float,
-        stride: float,
-        hands: Hands,
+        self, rng: Rng, appearance: Appearance, camera: _CropCamera, heading: float, stride: float, hands: Hands
     ) -> tuple[Image, NDArray[np.float64], Image]:
-        view = _frame_person(rng, appearance.height_m, camera.elevation)
-        canvas.reset(_background(rng, camera, _DRAWN_HW))
         figure = pose(appearance, rng.random(), stride, hands, look=float(rng.normal(0, 0.25)))
+        view = _frame_person(rng, figure, heading, camera)
+        canvas = Canvas(*view.size_hw)
+        canvas.reset(_background(rng, camera, view.size_hw))
         others = []
         if rng.random() < 0.30:
             for _ in range(int(rng.integers(1, 3))):
                 other = self.strangers[rng.integers(len(self.strangers))]
-                if other.height_m == appearance.height_m:
-                    continue  # nobody stands beside himself
                 spot = (float(rng.choice([-1, 1]) * rng.uniform(0.38, 0.95)), float(rng.uniform(-1.2, 2.5)))
                 walks = pose(other, rng.random(), stride if rng.random() < 0.7 else 0.0)
                 others.append(
@@ -212,10 +211,13 @@ class Site:
             draw_figure(canvas, walks, turn, spot, view, camera.light, 2 + number)
         if rng.random() < 0.10:
             _occlude(rng, canvas)
-        pixels, _ = view.project(figure.joints_at(heading, (0.0, 0.0)))
+        seen = canvas.colour if rng.random() > camera.motion else _moved(rng, canvas.colour)
+        image = _resized(camera.effects.jittered(rng).apply(seen, rng), _DRAWN_HW)
         parts = np.where(canvas.owner == 1, canvas.part, 0).astype(np.uint8)
-        image = camera.effects.jittered(rng).apply(canvas.colour, rng)
-        return image, _score(pixels, canvas), parts
+        parts = np.asarray(cv2.resize(parts, _DRAWN_HW[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
+        pixels, _ = view.project(figure.joints_at(heading, (0.0, 0.0)))
+        keypoints = _score(pixels, canvas) * np.array([_DRAWN_HW[1] / view.size_hw[1], 1.0, 1.0])
+        return image, keypoints, parts
 
 
 def _draw_camera(rng: Rng, shift: float) -> _CropCamera:
@@ -224,31 +226,53 @@ def _draw_camera(rng: Rng, shift: float) -> _CropCamera:
     return _CropCamera(
         effects=draw_effects(rng, shift),
         light=draw_light(rng),
-        elevation=float(np.radians(rng.uniform(0, 32) if rng.random() < 0.85 else rng.uniform(30, 50))),
+        elevation=float(np.radians(rng.uniform(0, 32) if rng.random() < 0.8 else rng.uniform(30, 52))),
         places=tuple(draw_place(rng, (320, 420), horizon, clutter) for _ in range(2)),
         turned=float(rng.uniform(0, 2 * np.pi)),
+        lean=float(rng.choice([0.03, 0.14], p=[0.65, 0.35])),  # wide lenses let people lean at the picture's sides
+        tight=bool(rng.random() < 0.6),
+        motion=float(rng.choice([0.0, 0.3], p=[0.6, 0.4])),
     )
 
 
-def _frame_person(rng: Rng, height_m: float, elevation: float) -> Pinhole:
-    """A camera whose picture is the box around a person at the origin, as loosely and badly cut as detectors do."""
+def _frame_person(rng: Rng, figure: Figure, heading: float, camera: _CropCamera) -> Pinhole:
+    """A camera whose picture is the box around a person at the origin, as loosely and badly cut as detectors do.
+
+    256 pixels high; its width is the box's at cameras with tight boxes, else about half the height.
+    """
     distance = float(np.exp(rng.uniform(np.log(2.6), np.log(14.0))))
-    elevation = float(np.clip(elevation + rng.normal(0, 0.05), -0.05, 1.1))
-    middle = np.array([0.0, 0.0, 0.5 * height_m])
+    elevation = float(np.clip(camera.elevation + rng.normal(0, 0.05), -0.05, 1.1))
+    middle = np.array([0.0, 0.0, 0.5 * figure.appearance.height_m])
     eye = middle + distance * np.array([0.0, -np.cos(elevation), np.sin(elevation)])
     eye[2] = max(eye[2], 0.25)
-    height, width = _DRAWN_HW
-    camera = look_at(eye, middle, 1000.0, _DRAWN_HW, roll=float(rng.normal(0, 0.03)))
-    ends, _ = camera.project(np.array([[0.0, 0.0, 0.0], [0.0, 0.0, height_m]]))
-    top, foot = ends[1, 1], ends[0, 1]
+    height = _DRAWN_HW[0]
+    view = look_at(eye, middle, 1000.0, _DRAWN_HW, roll=float(rng.normal(0, camera.lean)))
+    pixels, _ = view.project(figure.outline_at(heading, (0.0, 0.0)))
+    (left, top), (right, foot) = pixels.min(axis=0), pixels.max(axis=0)
     tall = foot - top
-    margin = rng.normal(0.045, 0.03, 2)
-    low, high = top - margin[0] * tall, foot + (margin[1] + 0.03) * tall
+    margin = rng.normal(0.03, 0.03, 4)
+    low, high = top - margin[0] * tall, foot + margin[1] * tall
     if rng.random() < 0.12:  # legs cut off by the picture's edge or by furniture
         high = foot - rng.uniform(0.1, 0.5) * tall
+    if camera.tight:
+        left, right = left - margin[2] * tall, right + margin[3] * tall
+    else:
+        wide = (high - low) * rng.uniform(0.42, 0.56)
+        centre = (left + right) / 2 + rng.normal(0, 0.03) * tall
+        left, right = centre - wide / 2, centre + wide / 2
     scale = height / (high - low)
-    left = camera.principal_point[0] - width / 2 / scale + rng.normal(0, 0.035) * (high - low)
-    return camera.moved((float(left), float(low)), float(scale), _DRAWN_HW)
+    width = int(np.clip(round((right - left) * scale), 72, 256))
+    return view.moved((float(left), float(low)), float(scale), (height, width))
+
+
+def _moved(rng: Rng, image: Image) -> Image:
+    """The picture of somebody who moved while the shutter was open."""
+    length, turn = rng.uniform(3, 9), rng.normal(0, 0.5)
+    line = np.zeros((15, 15), np.float32)
+    reach = length / 2 * np.array([np.cos(turn), np.sin(turn)])
+    ends = [tuple(int(v) for v in np.round(7 + sign * reach)) for sign in (-1, 1)]
+    cv2.line(line, ends[0], ends[1], (1.0,))
+    return np.asarray(cv2.filter2D(image, -1, line / line.sum()), np.uint8)
 
 
 def _background(rng: Rng, camera: _CropCamera, size_hw: tuple[int, int]) -> Image:
