@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 MEASURED = np.array([0.05, 0.05, 0.1, 0.08])  # standard deviation of a box's x, y, w, h
-START = np.array([0.9, 0.7, 0.2, 0.5])  # of a new track's velocity, per second
+START = np.array([0.9, 0.7, 0.1, 0.25])  # of a new track's velocity, per second
 FREEDOM = 6.0  # of the Student distribution of measurements: boxes jump when people are half hidden
-CHANGE = np.array([0.5, 0.25, 0.1, 0.2])  # of what the velocity gains in a second: people stop and turn
+CHANGE = np.array([0.5, 0.25, 0.05, 0.1])  # of what the velocity gains in a second: people stop and turn
 
 
 def size_of(xywh: Array) -> Array:

@@ -10,7 +10,7 @@ merged boxes are no Gaussian noise). The wider the prediction after a gap, the w
 Two people who cross are the enemy: a switched name mixes two people for good, a tracklet that ends is linked again by what
 the person looks like. So every close call (names exchanged would cost nearly the same) puts the two tracks in doubt; once
 they are clear of each other, geometry and colours together keep the names, exchange them back, or end both tracklets and
-begin new ones (`_settle`).
+begin new ones (`detector.doubts`).
 
 Deterministic: the same boxes at the same times give the same names; nothing is shared between cameras.
 """
@@ -30,7 +30,7 @@ from detector.settings import DetectorSettings
 NEW_COST = 1.0  # -ln density, in heights, from which on a box is rather a newcomer's; 0 or 2 mixes or breaks more (benchmarks/track.py)
 CUT = 3.0  # nats for a width or height that is quite another: legs or a side are hidden
 MAX_SIGMA = 4.5  # a box further from where a track is expected cannot be its
-SIZE_RATIO = 2.6  # nor one so much higher or lower; hidden legs halve a box
+SIZE_RATIO = 3.5  # nor one so much higher or lower; hidden legs halve a box
 TENTATIVE_S = 0.45  # a new track must get its second box within it: two frames at 5 fps
 CLOSE = 3.0  # nats: exchanged names would be 5 % likely; a close call
 COLOUR = 4.0  # nats per e-fold of colour distance: 2.2 where two looks of one person differ twice as much as usual
