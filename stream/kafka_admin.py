@@ -10,7 +10,7 @@ from kafka.admin import OffsetSpec
 from kafka.errors import CoordinatorNotAvailableError, TopicAlreadyExistsError
 
 from stream.errors import TransportError
-from stream.kafka_client import MAX_BATCH_BYTES, client_config, connect, kafka_errors
+from stream.kafka_client import MAX_BATCH_BYTES, build, client_config, connect, kafka_errors
 from stream.settings import KafkaSettings
 from stream.telemetry import CONSUMER_LAG
 
@@ -125,7 +125,7 @@ class LagMeter:
         """Partition -> records not committed. Raises `BrokerUnreachable` within seconds where no broker answers."""
         with kafka_errors(self._settings, f"lag of {self._group}"):
             if self._admin is None:
-                self._admin = KafkaAdminClient(**client_config(self._settings))
+                self._admin = build(KafkaAdminClient, client_config(self._settings))
             try:
                 return self._measure(self._admin)
             except Exception:
@@ -161,7 +161,7 @@ def _with_admin(
     settings: KafkaSettings, what: str, act: Callable[[Any], R], stopped: Callable[[], bool] = lambda: False
 ) -> R:
     def once() -> R:
-        admin = KafkaAdminClient(**client_config(settings))
+        admin = build(KafkaAdminClient, client_config(settings))
         try:
             return act(admin)
         finally:

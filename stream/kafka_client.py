@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from kafka import errors as theirs
+from kafka.net.compat import KafkaNetClient
 
 from stream.errors import BrokerUnreachable, MessageTooLarge, OffsetGone, TransportError
 from stream.settings import KafkaSettings
@@ -52,6 +53,23 @@ def client_config(settings: KafkaSettings) -> dict[str, Any]:
     return config
 
 
+def build(kind: Callable[..., C], config: dict[str, Any]) -> C:
+    """Make a producer, consumer or admin client. One that finds no broker leaves its thread behind: it is closed here."""
+    made: list[KafkaNetClient] = []
+
+    def network(**options: Any) -> KafkaNetClient:
+        made.append(KafkaNetClient(**options))
+        return made[-1]
+
+    try:
+        return kind(**config, kafka_client=network)
+    except BaseException:
+        for client in made:
+            client.close()
+            client._net.stop(timeout_ms=1000)
+        raise
+
+
 @contextlib.contextmanager
 def kafka_errors(settings: KafkaSettings, what: str) -> Iterator[None]:
     """Raise ours for kafka-python's, with `what` in front: a topic, or what was attempted."""
@@ -83,14 +101,14 @@ def kafka_errors(settings: KafkaSettings, what: str) -> Iterator[None]:
 
 
 def connect(
-    settings: KafkaSettings, what: str, build: Callable[[], C], stopped: Callable[[], bool] = lambda: False
+    settings: KafkaSettings, what: str, attempt: Callable[[], C], stopped: Callable[[], bool] = lambda: False
 ) -> C:
-    """Build a client, trying for `settings.connect_timeout_s`; each try is bounded. Raises `BrokerUnreachable` after that."""
+    """Do what needs a broker, trying for `settings.connect_timeout_s`; each try is bounded. Raises `BrokerUnreachable` after that."""
     deadline = time.monotonic() + settings.connect_timeout_s
     while True:
         try:
             with kafka_errors(settings, what):
-                return build()
+                return attempt()
         except BrokerUnreachable:
             if time.monotonic() > deadline or stopped():
                 raise

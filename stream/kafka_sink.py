@@ -25,6 +25,7 @@ from stream.kafka_client import (
     MAX_BATCH_BYTES,
     MAX_RECORD_BYTES,
     REQUEST_TIMEOUT_S,
+    build,
     client_config,
     connect,
     kafka_errors,
@@ -207,20 +208,21 @@ class KafkaSink(Generic[T]):
 
     def _producer(self) -> Any:
         delivery_ms = int(self._settings.delivery_timeout_s * 1000)
-        request_ms = int(min(REQUEST_TIMEOUT_S, self._settings.delivery_timeout_s / 2) * 1000)
-        return KafkaProducer(
-            **{**client_config(self._settings), "request_timeout_ms": request_ms},
-            enable_idempotence=False,
-            max_in_flight_requests_per_connection=1,
-            acks="all",
-            retries=delivery_ms // 100,  # one each 100 ms of back-off: bounded, and the time-out ends them first
-            delivery_timeout_ms=delivery_ms,
-            max_block_ms=1000,
-            batch_size=MAX_BATCH_BYTES,
-            max_request_size=16 << 20,  # one round of many partitions
-            linger_ms=1,  # a round's messages of one partition become one batch
-            metrics_enabled=False,
-        )
+        config = {
+            **client_config(self._settings),
+            "request_timeout_ms": int(min(REQUEST_TIMEOUT_S, self._settings.delivery_timeout_s / 2) * 1000),
+            "enable_idempotence": False,
+            "max_in_flight_requests_per_connection": 1,
+            "acks": "all",
+            "retries": delivery_ms // 100,  # one each 100 ms of back-off: bounded, and the time-out ends them first
+            "delivery_timeout_ms": delivery_ms,
+            "max_block_ms": 1000,
+            "batch_size": MAX_BATCH_BYTES,
+            "max_request_size": 16 << 20,  # one round of many partitions
+            "linger_ms": 1,  # a round's messages of one partition become one batch
+            "metrics_enabled": False,
+        }
+        return build(KafkaProducer, config)
 
     def _next_round(self) -> list[_Outgoing]:
         """Up to one batch per partition, in order; empty when the sink is closed."""

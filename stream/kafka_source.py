@@ -16,7 +16,7 @@ from stream.codec import dead_letter, decode
 from stream.cursors import Cursors
 from stream.errors import BrokerUnreachable, MessageError, OffsetGone, SightlineError
 from stream.kafka_admin import DEAD, TopicSpec, topic_id
-from stream.kafka_client import client_config, connect, kafka_errors
+from stream.kafka_client import build, client_config, connect, kafka_errors
 from stream.kafka_sink import KafkaSink
 from stream.messages import DeadLetter, Inner, MatchEvent
 from stream.settings import KafkaSettings
@@ -164,22 +164,23 @@ class KafkaSource(Generic[T]):
             self._consumer = consumer
 
     def _make_consumer(self) -> Any:
-        return KafkaConsumer(
+        config = {
             **client_config(self._settings),
-            group_id=self._group,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest" if self._partitions is None else "none",
-            allow_auto_create_topics=False,
-            session_timeout_ms=int(SESSION_TIMEOUT_S * 1000),
-            heartbeat_interval_ms=int(SESSION_TIMEOUT_S * 1000 / 4),
-            max_poll_interval_ms=300_000,
-            max_poll_records=self._cursors.max_records,
-            fetch_max_wait_ms=int(POLL_S * 1000),
-            fetch_max_bytes=_FETCH_BYTES,
-            max_partition_fetch_bytes=_PARTITION_FETCH_BYTES,
-            receive_message_max_bytes=100_000_000,  # Kafka's own bound of a request
-            metrics_enabled=False,
-        )
+            "group_id": self._group,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest" if self._partitions is None else "none",
+            "allow_auto_create_topics": False,
+            "session_timeout_ms": int(SESSION_TIMEOUT_S * 1000),
+            "heartbeat_interval_ms": int(SESSION_TIMEOUT_S * 1000 / 4),
+            "max_poll_interval_ms": 300_000,
+            "max_poll_records": self._cursors.max_records,
+            "fetch_max_wait_ms": int(POLL_S * 1000),
+            "fetch_max_bytes": _FETCH_BYTES,
+            "max_partition_fetch_bytes": _PARTITION_FETCH_BYTES,
+            "receive_message_max_bytes": 100_000_000,  # Kafka's own bound of a request
+            "metrics_enabled": False,
+        }
+        return build(KafkaConsumer, config)
 
     def _poll(self) -> None:
         """Commit what was handed over, then fetch once."""

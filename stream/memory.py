@@ -233,7 +233,7 @@ class MemorySource(Generic[T]):
                 if not partition.start <= offset <= partition.end:
                     raise OffsetGone(
                         f"topic {self._topic.name}: partition {number} holds offsets {partition.start} to {partition.end}, "
-                        f"offset {offset} was asked for"
+                        f"{offset} was to be read next"
                     )
             self._cursors.seek(offsets)
 

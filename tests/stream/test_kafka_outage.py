@@ -1,0 +1,217 @@
+"""The broker goes away and comes back: nothing hangs, live frames are shed and counted, the rest is kept and delivered in order."""
+
+import contextlib
+import gc
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from services import KafkaBroker, free_port, wait_for
+
+from stream.codec import FRAMES
+from stream.errors import BrokerUnreachable, DeliveryFailed
+from stream.kafka import KafkaSink, KafkaSource, TopicSpec, ensure_topics, group_lag
+from stream.messages import Frame
+from stream.settings import KafkaSettings
+from stream.stage import Pass, as_messages, run
+from stream.telemetry import FRAMES_DROPPED
+
+RECOVERY_S = 10.0
+
+# kafka-python leaves the socket of a refused connection to the garbage collector
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def _sockets_of_refused_connections() -> Iterator[None]:
+    yield
+    gc.collect()
+
+
+def frame(sequence: int, *, clock: str = "file", size: int = 1000, camera: str = "gate") -> Frame:
+    return Frame(
+        site="yard", camera=camera, stream=0, sequence=sequence, captured_at=sequence * 10**8, ingested_at=0, clock=clock,
+        width=4, height=4, image=bytes(size),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory) -> Iterator[KafkaBroker]:
+    """A broker of this file's own, to be stopped and started."""
+    broker = KafkaBroker(tmp_path_factory.mktemp("broker"))
+    broker.start()
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def settings(broker) -> KafkaSettings:
+    return KafkaSettings(
+        bootstrap_servers=broker.address, prefix="", connect_timeout_s=60, delivery_timeout_s=3, buffer_mib=2
+    )
+
+
+@pytest.fixture
+def spec() -> TopicSpec:
+    return TopicSpec(f"yard-{uuid.uuid4().hex[:8]}", 1, 600)
+
+
+def sequences(settings: KafkaSettings, topic: str, last: int, timeout_s: float = 60) -> list[int]:
+    """What lies on the topic, up to the frame `last`."""
+    found: list[int] = []
+    deadline = time.monotonic() + timeout_s
+    with contextlib.closing(KafkaSource(settings, topic, None, FRAMES, partitions=[0])) as source:
+        for batch in source.batches():
+            found += [record.message.sequence for record in batch]
+            if last in found:
+                return found
+            assert time.monotonic() < deadline, found
+    return found
+
+
+def dropped(camera: str) -> float:
+    return FRAMES_DROPPED.labels(camera, "broker")._value.get()
+
+
+def test_a_wrong_port_is_one_line_within_the_time_out():
+    settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_port()}", connect_timeout_s=1)
+    started = time.monotonic()
+    with pytest.raises(
+        BrokerUnreachable, match=r"no Kafka broker answers at 127\.0\.0\.1:.*bootstrap_servers"
+    ) as caught:
+        ensure_topics(settings, [TopicSpec("yard", 1, 600)])
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - started < 10
+    with contextlib.closing(KafkaSink(settings, TopicSpec("yard", 1, 600), lambda _: 0)) as sink:
+        sink.send([frame(0)])
+        with pytest.raises(BrokerUnreachable, match="no Kafka broker answers"):
+            sink.flush()
+    with pytest.raises(BrokerUnreachable, match="no Kafka broker answers"):
+        next(KafkaSource(settings, "yard", "g", FRAMES).batches())
+
+
+def test_a_broker_that_is_away_at_start_is_waited_for(broker, settings, spec):
+    broker.kill()
+    camera = f"live-{spec.name}"
+    live = KafkaSink(settings, spec, lambda _: 0, policy="shed")
+    waiting = KafkaSink(settings, spec, lambda _: 0)
+    try:
+        waiting.send([frame(-1 + 1)])
+        with pytest.raises(DeliveryFailed, match="not acknowledged within 3 s"):
+            waiting.flush()
+        for n in range(1, 40):  # 4 MB into a budget of 2
+            live.send([frame(n, clock="arrival", size=100_000, camera=camera)])
+        live.flush()
+        assert dropped(camera) >= 19
+    finally:
+        broker.start()
+    back = time.monotonic()
+    waiting.flush()
+    wait_for(lambda: not live._waiting and not live._flying, "live frames delivered", RECOVERY_S)
+    assert time.monotonic() - back < RECOVERY_S
+    found = sequences(settings, spec.name, 39)
+    assert 0 in found, "what a file sent was kept"
+    kept = [n for n in found if n]
+    assert kept == list(range(40 - len(kept), 40)), "of a live camera the newest were kept, in order"
+    assert dropped(camera) == 39 - len(kept)
+    live.close()
+    waiting.close()
+
+
+@pytest.mark.parametrize("how", ["killed", "hung"])
+def test_a_file_waits_for_a_broker_that_went_away_and_nothing_is_lost(broker, settings, spec, how):
+    with contextlib.closing(KafkaSink(settings, spec, lambda _: 0)) as sink:
+        sink.send(frame(n) for n in range(20))
+        sink.flush()
+        broker.kill() if how == "killed" else broker.pause()
+        started = time.monotonic()
+        sink.send(frame(n) for n in range(20, 60))
+        with pytest.raises(DeliveryFailed, match="not acknowledged within 3 s"):
+            sink.flush()
+        assert time.monotonic() - started < 2 * settings.delivery_timeout_s, "nothing hangs past its time-out"
+        with pytest.raises(DeliveryFailed):
+            sink.flush()
+        broker.start() if how == "killed" else broker.resume()
+        back = time.monotonic()
+        while True:
+            with contextlib.suppress(DeliveryFailed):
+                sink.flush()
+                break
+            assert time.monotonic() - back < RECOVERY_S
+        assert time.monotonic() - back < RECOVERY_S
+    found = sequences(settings, spec.name, 59)
+    assert list(dict.fromkeys(found)) == list(range(60)), "in order, none missing; repeats are dropped by who reads"
+
+
+def test_a_budget_bounds_what_waits_for_the_broker(broker, settings, spec):
+    with contextlib.closing(KafkaSink(settings, spec, lambda _: 0)) as sink:
+        sink.send([frame(0)])
+        sink.flush()
+        broker.pause()
+        try:
+            started = time.monotonic()
+            with pytest.raises(DeliveryFailed, match=r"all that \[kafka\] buffer_mib allows"):
+                sink.send(frame(n, size=100_000) for n in range(1, 40))
+            assert time.monotonic() - started < 2 * settings.delivery_timeout_s
+            assert sink._size <= 2 << 20
+        finally:
+            broker.resume()
+
+
+def test_live_frames_are_shed_while_the_broker_hangs_and_the_newest_arrive(broker, settings, spec):
+    camera = f"live-{spec.name}"
+    with contextlib.closing(KafkaSink(settings, spec, lambda _: 0, policy="shed")) as sink:
+        sink.send([frame(0, clock="rtcp", camera=camera)])
+        sink.flush()
+        broker.pause()
+        try:
+            started = time.monotonic()
+            sink.send(frame(n, clock="rtcp", size=100_000, camera=camera) for n in range(1, 60))
+            assert time.monotonic() - started < 1, "a live camera never waits"
+            sink.flush()
+            assert time.monotonic() - started < 3
+        finally:
+            broker.resume()
+        found = sequences(settings, spec.name, 59)
+    assert dropped(camera) == 60 - len(set(found))
+    assert dropped(camera) > 30
+    assert list(dict.fromkeys(found)) == sorted(set(found))
+
+
+def test_a_reader_goes_on_after_the_broker_came_back(broker, settings, spec):
+    ensure_topics(settings, [spec])
+    got: list[int] = []
+    stop = threading.Event()
+
+    class Into:
+        def send(self, messages) -> None:
+            got.extend(message.sequence for message in messages)
+
+        def flush(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    source = KafkaSource(settings, spec.name, f"{spec.name}-g", FRAMES)
+    kwargs = {"prepare": as_messages, "name": "t", "stop": stop}
+    reader = threading.Thread(target=run, args=(source, Pass(), Into()), kwargs=kwargs)
+    reader.start()
+    try:
+        with contextlib.closing(KafkaSink(settings, spec, lambda _: 0)) as sink:
+            sink.send([frame(0)])
+            sink.flush()
+            wait_for(lambda: got == [0], "the first frame is read")
+            broker.kill()
+            time.sleep(1)
+            broker.start()
+            back = time.monotonic()
+            sink.send([frame(1)])
+            wait_for(lambda: 1 in got, "reading goes on", RECOVERY_S)
+            assert time.monotonic() - back < RECOVERY_S
+        wait_for(lambda: group_lag(settings, spec.name, f"{spec.name}-g") == {0: 0}, "committed after the outage")
+    finally:
+        stop.set()
+        reader.join(20)
+        source.close()
+    assert not reader.is_alive()
