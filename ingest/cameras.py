@@ -52,6 +52,7 @@ class Cameras:
         ]
         self._offsets = dict.fromkeys(self.partitions.values(), 0)
         self._paused: set[int] = set()
+        self._turn = 0
 
     def batches(self) -> Iterator[Sequence[Record[Frame | CameraState]]]:
         """Up to 32 messages as they come; an empty batch when nothing came for 100 ms."""
@@ -136,7 +137,9 @@ class Cameras:
         files = [
             queue for queue in self._queues if not queue.live and self.partitions[queue.camera] not in self._paused
         ]
-        for queue in live:
+        self._turn += 1
+        for place in range(len(live)):
+            queue = live[(place + self._turn) % len(live)]  # each is first in turn: a full batch shall starve nobody
             while queue.head_ns() is not None and len(batch) < BATCH:
                 batch.append(self._record(queue, queue.pop(now_ns)))
             state = queue.idle(now_ns)

@@ -1,5 +1,6 @@
 """When a picture was taken, in UTC nanoseconds: the only time that decisions read."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,13 +19,17 @@ class WallClock:
         self, wall_ns: Callable[[], int] = time.time_ns, steady_ns: Callable[[], int] = time.monotonic_ns
     ) -> None:
         self._wall_ns, self._steady_ns = wall_ns, steady_ns
+        self._lock = threading.Lock()
         self._ahead_ns = wall_ns() - steady_ns()
 
     def now_ns(self) -> int:
         """Nanoseconds since 1970."""
-        steady = self._steady_ns()
-        self._ahead_ns = max(self._ahead_ns, self._wall_ns() - steady)
-        return steady + self._ahead_ns
+        with self._lock:
+            # in this order: a thread that is held up between the two reads gets too little, which the next read mends
+            wall = self._wall_ns()
+            steady = self._steady_ns()
+            self._ahead_ns = max(self._ahead_ns, wall - steady)
+            return steady + self._ahead_ns
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,6 @@ class Video:
         self._utc_minus_time_ns: int | None = None
         self._reported_ns: int | None = None
         self.codec = stream.codec_context.name
-        self.format = container.format.name
         self.width, self.height = stream.codec_context.width, stream.codec_context.height
         """Pixels; 0 where only the first picture will tell."""
         rate = float(stream.average_rate or 0)
@@ -171,13 +170,13 @@ class Video:
         while True:
             packets = cast("Generator[Packet[VideoStream]]", self._container.demux(self._stream))
             try:
-                with _errors(self._where, silence_s(), "broke off"), contextlib.closing(packets):
+                with _errors(self._where, silence_s(), opening=False), contextlib.closing(packets):
                     for packet in packets:
                         heard_ns = self._wall.now_ns()
                         yield packet, heard_ns
                 return
             except CameraSilent:
-                # an RTSP stream may be read on after a time-out; whatever else it was, FFmpeg has closed it inside
+                # an RTSP stream may be read on after a time-out; everything else FFmpeg has given up inside
                 if self._camera.kind != "rtsp" or self._wall.now_ns() - heard_ns > silence_s() * _SECOND_NS:
                     raise
 
@@ -213,8 +212,8 @@ def open_video(
 ) -> Video:
     """Connect to a camera, or open `path` in its name (a clip of a synthetic one).
 
-    `silence_s` is how long to wait for a packet, unless said as long as for opening. FFmpeg takes it once, when opening; over RTSP reading wakes up every
-    second instead, and what `Video.pictures` is told holds.
+    `silence_s` is how long to wait for a packet; unless said, as long as for opening. FFmpeg takes it once, when opening;
+    over RTSP reading wakes up every second instead, and what `Video.pictures` is told holds.
     Raises CameraUnreachable, CameraUnauthorised, NotAVideo, or CameraError for what no retry will mend.
     """
     silence_s = open_timeout_s if silence_s is None else silence_s
@@ -226,7 +225,7 @@ def open_video(
         target = f"file:{path.absolute()}"
     else:
         target = camera.url
-    with _errors(where, open_timeout_s, "cannot be reached"):
+    with _errors(where, open_timeout_s, opening=True):
         container = av.open(
             target,
             "r",
@@ -258,7 +257,9 @@ def _refuse_what_is_no_file(path: Path, where: str) -> None:
             raise CameraError(
                 f"{where} does not exist: check the path (a relative one starts at the working directory)"
             )
-        if path.is_file() and path.stat().st_size == 0:
+        if not path.is_file():
+            raise CameraError(f"{where} is neither a file nor a device in /dev, expected a video file")
+        if path.stat().st_size == 0:
             raise NotAVideo(f"{where} is empty (0 bytes), expected a video: copy or record it again")
     except PermissionError:
         raise CameraError(f"{where} may not be read: check its permissions") from None
@@ -278,7 +279,7 @@ def _video_stream(container: InputContainer, where: str) -> VideoStream:
 
 
 @contextlib.contextmanager
-def _errors(where: str, timeout_s: float, what: str) -> Iterator[None]:
+def _errors(where: str, timeout_s: float, *, opening: bool) -> Iterator[None]:
     """Translate FFmpeg's errors; the originals hold the url with its password and are cut off."""
     began_s = time.monotonic()
     try:
@@ -302,9 +303,9 @@ def _errors(where: str, timeout_s: float, what: str) -> Iterator[None]:
         av.error.ArgumentError,
         av.error.NotImplementedError,
     ) as error:
-        if time.monotonic() - began_s >= timeout_s:  # FFmpeg says so of half an RTSP answer, too
+        if opening and time.monotonic() - began_s >= timeout_s:  # FFmpeg says so of half an RTSP answer, too
             raise CameraSilent(f"{where} is silent: nothing came for {timeout_s:.3g} s") from None
         raise NotAVideo(f"{where} is not a video, or is cut off: {(error.strerror or 'unreadable').lower()}") from None
     except av.error.FFmpegError as error:
         reason = (error.strerror or type(error).__name__).lower()
-        raise CameraUnreachable(f"{where} {what}: {reason}") from None
+        raise CameraUnreachable(f"{where} {'cannot be reached' if opening else 'broke off'}: {reason}") from None

@@ -35,7 +35,7 @@ class FrameWriter:
         self._decoded.inc()
         sampler = self._sampler
         if sampler is None:
-            captured_ns = self._queue.begin(captured_ns)
+            captured_ns = self._queue.begin(max(captured_ns, self._last_ns + 1))
             sampler = self._sampler = Sampler(captured_ns, self._camera.fps)
         captured_ns = self._last_ns = max(captured_ns, self._last_ns + 1)
         sequence = sampler.take(captured_ns)

@@ -9,8 +9,8 @@ from stream.messages import Frame
 
 QUALITY = 85
 LOW_QUALITY = 60
-MAX_BYTES = 900_000
-"""What a frame may weigh on a topic, below Kafka's usual limit of 1 MiB per message."""
+MAX_BYTES = 890_000
+"""What a picture may weigh, so that its frame is below 900 kB, and that below Kafka's usual limit of 1 MiB."""
 
 
 def encode(image: NDArray[np.uint8], quality: int = QUALITY) -> bytes:

@@ -4,8 +4,8 @@ import logging
 import random
 import threading
 
-from ingest.clock import SECOND_NS, LiveClock, Pacer, WallClock
-from ingest.decode import CameraSilent, open_video
+from ingest.clock import SECOND_NS, LiveClock, Pacer, Stamp, WallClock
+from ingest.decode import CameraSilent, Picture, open_video
 from ingest.frames import FrameWriter
 from ingest.patience import Backoff, Patience, Watchdog
 from ingest.queues import CameraQueue
@@ -73,16 +73,12 @@ class LiveCamera:
             return error
 
     def _deliver(self) -> None:
-        camera, wall = self._camera, self._wall
-        clock, named = LiveClock(round(camera.clock_offset * 1e9)), False
-        pacer = Pacer()
+        camera, dating = self._camera, _Dating(self._camera, self._wall, self._stop)
         began_ns = before_ns = 0
-        offset, untimed = CLOCK_OFFSET.labels(camera.id), FRAMES_DROPPED.labels(camera.id, "untimed")
-        with open_video(camera, wall, self._watchdog.open_s, self._watchdog.silence_s) as video:
+        offset, jumps = CLOCK_OFFSET.labels(camera.id), CLOCK_JUMPS.labels(camera.id)
+        with open_video(camera, self._wall, self._watchdog.open_s, self._watchdog.silence_s) as video:
             for picture in video.pictures(lambda: self._watchdog.silence_s):
-                if self._stop.is_set():
-                    return
-                if before_ns:
+                if began_ns:
                     self._watchdog.saw_gap((picture.arrival_ns - before_ns) / 1e9)
                 else:
                     began_ns = picture.arrival_ns
@@ -90,33 +86,51 @@ class LiveCamera:
                     log.info("camera %s: %s: %s", camera.id, camera.shown_url, video.describe())
                 before_ns = picture.arrival_ns
                 self._delivered_ns = before_ns - began_ns + 1
-                arrival_ns = picture.arrival_ns
-                if not video.has_times:
-                    stream_ns = arrival_ns
-                elif picture.time_ns is None:  # the first picture of an RTSP stream
-                    untimed.inc()
+                stamp = dating.stamp(picture, video.has_times)
+                if self._stop.is_set():
+                    return
+                if stamp is None:
                     continue
-                elif picture.utc_ns is not None:
-                    if not named:
-                        clock.shift(picture.utc_ns - picture.time_ns)
-                        named = True
-                    stream_ns = picture.utc_ns
-                else:
-                    stream_ns = picture.time_ns
-                    if camera.kind == "http":  # HLS comes a segment at a time
-                        if self._stop.wait(pacer.wait_ns(wall.now_ns(), stream_ns) / 1e9):
-                            return
-                        arrival_ns = wall.now_ns()
-                stamp = clock.stamp(arrival_ns, stream_ns)
-                offset.set(clock.offset_ns / 1e9)
+                offset.set(dating.offset_s)
                 if stamp.jump_s is not None:
-                    CLOCK_JUMPS.labels(camera.id).inc()
-                    log.warning(
-                        "camera %s: its clock jumped by %+.1f s; a new stream begins", camera.id, stamp.jump_s
-                    )  # fmt: skip
+                    jumps.inc()
+                    log.warning("camera %s: its clock jumped by %+.1f s; a new stream begins", camera.id, stamp.jump_s)
                     self._writer.break_off()
-                kind: Clock = "rtcp" if named else "arrival"
-                self._writer.take(picture, stamp.captured_ns, kind)
+                self._writer.take(picture, stamp.captured_ns, dating.source)
+
+
+class _Dating:
+    """Dates the pictures of one connection by the best clock that the stream has shown so far."""
+
+    def __init__(self, camera: CameraSettings, wall: WallClock, stop: threading.Event) -> None:
+        self._bursts = camera.kind == "http"  # HLS comes a segment at a time
+        self._wall, self._stop = wall, stop
+        self._clock, self._pacer = LiveClock(round(camera.clock_offset * 1e9)), Pacer()
+        self._untimed = FRAMES_DROPPED.labels(camera.id, "untimed")
+        self.source: Clock = "arrival"
+
+    @property
+    def offset_s(self) -> float:
+        """What is added to the stream's own time."""
+        return self._clock.offset_ns / 1e9
+
+    def stamp(self, picture: Picture, has_times: bool) -> Stamp | None:
+        """The picture's date, at the moment when it is due; None for the first of an RTSP stream, which has no time."""
+        arrival_ns = picture.arrival_ns
+        if not has_times:
+            return self._clock.stamp(arrival_ns, arrival_ns)
+        if picture.time_ns is None:
+            self._untimed.inc()
+            return None
+        if picture.utc_ns is not None:
+            if self.source == "arrival":
+                self._clock.shift(picture.utc_ns - picture.time_ns)
+                self.source = "rtcp"
+            return self._clock.stamp(arrival_ns, picture.utc_ns)
+        if self._bursts:
+            self._stop.wait(self._pacer.wait_ns(self._wall.now_ns(), picture.time_ns) / 1e9)
+            arrival_ns = self._wall.now_ns()
+        return self._clock.stamp(arrival_ns, picture.time_ns)
 
 
 _REASONS: dict[type[CameraError], str] = {

@@ -23,6 +23,7 @@ class Masks:
             height, width = self._size_hw = image.shape[0], image.shape[1]
             last = np.array([width - 1, height - 1], np.float64)
             self._pixels = [np.rint(polygon * last).astype(np.int32) for polygon in self._relative]
-        cv2.fillPoly(image, self._pixels, (0, 0, 0))
+        for polygon in self._pixels:  # one by one: filled together, what two of them cover would be left open
+            cv2.fillPoly(image, [polygon], (0, 0, 0))
         # one pixel more: scaling has mixed what lies on the border with what lies beside it
         cv2.polylines(image, self._pixels, isClosed=True, color=(0, 0, 0), thickness=3)

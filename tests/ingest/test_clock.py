@@ -120,6 +120,19 @@ def test_the_wall_clock_never_goes_back() -> None:
     assert clock.now_ns() == UTC_NS + 3600 * SECOND_NS
 
 
+def test_a_thread_that_is_held_up_while_it_reads_the_clock_does_not_push_it_ahead() -> None:
+    steady_ns = [0]
+
+    def slow_wall() -> int:
+        now = UTC_NS + steady_ns[0]
+        steady_ns[0] += 50_000_000  # somebody else runs for 50 ms
+        return now
+
+    clock = WallClock(slow_wall, lambda: steady_ns[0])
+    for _ in range(10):
+        assert clock.now_ns() <= UTC_NS + steady_ns[0]
+
+
 def test_a_burst_is_handed_on_at_its_own_pace() -> None:
     pacer = Pacer()
     now = UTC_NS

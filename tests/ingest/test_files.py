@@ -1,4 +1,5 @@
 import logging
+import os
 import shutil
 import threading
 import time
@@ -196,6 +197,10 @@ def _directory(path: Path) -> None:
     path.mkdir()
 
 
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
 def _empty(path: Path) -> None:
     path.touch()
 
@@ -236,6 +241,7 @@ def _playlist(path: Path) -> None:
     [
         pytest.param(_missing, "a.mp4", CameraError, "does not exist: check the path", id="missing file"),
         pytest.param(_directory, "a.mp4", CameraError, "is a directory, expected a video file", id="directory"),
+        pytest.param(_pipe, "a.mp4", CameraError, "is neither a file nor a device", id="named pipe"),
         pytest.param(_empty, "a.mp4", NotAVideo, "is empty (0 bytes)", id="empty"),
         pytest.param(_text, "a.mp4", NotAVideo, "is not a video", id="text"),
         pytest.param(_text, "a.ans", NotAVideo, "is not a video but a single picture or text", id="text for terminals"),

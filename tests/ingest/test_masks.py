@@ -23,6 +23,12 @@ def test_a_mask_over_everything_leaves_nothing() -> None:
     assert not image.any()
 
 
+def test_masks_that_overlap_leave_no_hole() -> None:
+    image = np.full((360, 640, 3), 200, np.uint8)
+    Masks([CORNER, CORNER, ((0.4, 0.4), (0.8, 0.4), (0.8, 0.8), (0.4, 0.8))]).burn(image)
+    assert not image[180:, 320:].any()
+
+
 def test_masks_follow_a_change_of_resolution() -> None:
     masks = Masks([CORNER])
     for height, width in ((360, 640), (180, 320)):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from feeds import HASTY, frames_of, number_of, watch, watch_source
+from prometheus_client import REGISTRY
 from rtsp_server import RtspServer
 from services import unavailable
 
@@ -93,10 +94,17 @@ def test_a_camera_that_is_cut_for_5_s_comes_back_by_itself(
 
 
 def test_a_frozen_camera_is_found_out_and_comes_back(own_server: RtspServer) -> None:
-    with closing(Cameras("site", [camera(own_server.url)], patience=HASTY)) as source:
+    def given_up() -> float:
+        return (
+            REGISTRY.get_sample_value("sightline_camera_reconnects_total", {"camera": "frozen", "reason": "silent"})
+            or 0
+        )
+
+    with closing(Cameras("site", [camera(own_server.url, id="frozen")], patience=HASTY)) as source:
         stream = frames_of(watch_source(source, lambda m: len(frames_of(m)) >= 15))[-1].stream
         own_server.freeze()
-        threading.Timer(4.0, own_server.thaw).start()
+        watch_source(source, lambda _: given_up() > 0)
+        own_server.thaw()
         watch_source(source, lambda m: any(f.stream != stream for f in frames_of(m)))
 
 
