@@ -254,9 +254,7 @@ def _refuse_what_is_no_file(path: Path, where: str) -> None:
         if path.is_dir():
             raise CameraError(f"{where} is a directory, expected a video file: name one file per camera")
         if not path.exists():
-            raise CameraError(
-                f"{where} does not exist: check the path (a relative one starts at the working directory)"
-            )
+            raise CameraError(f"{where} does not exist: check the path")
         if not path.is_file():
             raise CameraError(f"{where} is neither a file nor a device in /dev, expected a video file")
         if path.stat().st_size == 0:

@@ -18,8 +18,11 @@ from prometheus_client import REGISTRY
 
 from ingest.cameras import Cameras
 from ingest.settings import FILE_START, CameraSettings
+from stream.codec import FRAMES
 from stream.errors import CameraError, NotAVideo
-from stream.messages import CameraState
+from stream.memory import MemoryTopic
+from stream.messages import CameraState, Frame
+from stream.stage import Pass, as_messages, run
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 START_NS = int(START.timestamp()) * 1_000_000_000
@@ -303,6 +306,21 @@ def test_a_file_waits_for_its_reader_and_loses_nothing(tmp_path: Path) -> None:
         assert decoded == 16
         records += [record for batch in batches for record in batch]
     assert len(frames_of([r.message for r in records])) == 200
+
+
+def test_a_file_runs_into_a_topic_whole(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", frames=200, size_hw=(120, 160))
+    before = REGISTRY.get_sample_value("sightline_frames_sent_total", {"camera": "into"}) or 0.0
+    topic: MemoryTopic[Frame | CameraState] = MemoryTopic("try.frames", FRAMES, 1)
+    cameras = Cameras("site", [camera(path, id="into", fps=25)])
+    with closing(cameras), closing(topic.sink(lambda message: cameras.partitions[message.camera])) as sink:
+        run(cameras, Pass[Frame | CameraState](), sink, prepare=as_messages, name="ingest")
+    topic.close_input()
+    with closing(topic.source("reader")) as source:
+        messages = [record.message for batch in source.batches() for record in batch]
+    assert [m.sequence for m in frames_of(messages)] == list(range(200))
+    assert isinstance(messages[-1], CameraState)
+    assert REGISTRY.get_sample_value("sightline_frames_sent_total", {"camera": "into"}) == before + 200
 
 
 def test_a_paused_partition_is_held_back_until_it_is_resumed(tmp_path: Path) -> None:

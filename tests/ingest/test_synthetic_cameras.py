@@ -41,6 +41,16 @@ def test_a_scene_played_fast_is_a_file_from_its_start_over_all_its_clips() -> No
     assert time.monotonic() - began < 60
 
 
+def test_a_scene_that_nobody_has_drawn_is_drawn_ahead_of_playing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path))
+    url = SceneSettings(seconds=1.0, width=160, height=90, people=1, cameras=1, fps=10).url(0)
+    frames = frames_of(play(CameraSettings(id="a", url=url, fps=10)))
+    assert [f.sequence for f in frames] == list(range(10))
+    assert max(f.ingested_at - f.captured_at for f in frames) < 0.5e9
+
+
 def test_a_scene_played_live_begins_for_all_cameras_at_one_moment_and_keeps_real_time() -> None:
     messages = play(*cameras("live"))
     begins = []
