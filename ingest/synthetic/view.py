@@ -120,7 +120,6 @@ class View:
         position: NDArray[np.float64],
     ) -> FrameTruth:
         height, width = self.pinhole.size_hw
-        shown = np.bincount(self.canvas.owner.ravel(), minlength=self.settings.people + 1)
         rows: list[tuple[int, F32, float, F32]] = []
         for index, what in drawn.items():
             if what is None or what.pixels == 0:
@@ -130,7 +129,11 @@ class View:
             if cut[2] - cut[0] < 1 or cut[3] - cut[1] < 1:
                 continue
             inside = float((cut[2] - cut[0]) * (cut[3] - cut[1])) / ((x2 + 1 - x1) * (y2 + 1 - y1))
-            visible = min(1.0, shown[index + 1] / what.pixels) * min(1.0, inside)
+            # What a person carries may reach out of the box: a bag's width on each side is looked through too.
+            left, top = int(max(0, cut[0] - 0.3 * (y2 - y1))), int(max(0, cut[1] - 0.2 * (y2 - y1)))
+            around = self.canvas.owner[top : int(cut[3] + 0.2 * (y2 - y1)), left : int(cut[2] + 0.3 * (y2 - y1))]
+            shown = np.count_nonzero(around == index + 1)
+            visible = min(1.0, shown / what.pixels) * min(1.0, inside)
             joints = self._joints(figures[index], heading[index], position[index])
             rows.append((index, cut, visible, joints))
         return FrameTruth(
@@ -161,15 +164,22 @@ def standing_scene(settings: SceneSettings, camera: int) -> Standing:
     return draw_standing(world.areas[world.area_of[camera]], world.cameras[camera], settings.seed * 101 + camera)
 
 
-def _figure(settings: SceneSettings, index: int, distance: float, speed: float, time_s: float) -> Figure:
-    """The person's pose: legs follow the metres walked, arms and head a habit of their own."""
-    appearance = person(settings, index)
+@lru_cache(maxsize=256)
+def _habits(settings: SceneSettings, index: int) -> tuple[Hands, Hands, float, float]:
+    """What somebody does with his hands walking and waiting, where his steps begin, and how fast he looks around."""
     rng = settings.rng("habits", index)
     walking: Hands = rng.choice(["swing", "phone", "carry", "pockets", "call"], p=[0.74, 0.08, 0.06, 0.08, 0.04])
     waiting: Hands = rng.choice(["swing", "phone", "folded", "pockets", "behind"], p=[0.3, 0.25, 0.15, 0.2, 0.1])
+    return walking, waiting, rng.random(), rng.uniform(0.3, 0.9)
+
+
+def _figure(settings: SceneSettings, index: int, distance: float, speed: float, time_s: float) -> Figure:
+    """The person's pose: legs follow the metres walked, arms and head a habit of their own."""
+    appearance = person(settings, index)
+    walking, waiting, start, turning = _habits(settings, index)
     stride = min(1.2, speed / BRISK_MPS) if speed > 0.15 else 0.0
-    phase = rng.random() + distance / appearance.stride_m + 0.06 * time_s * (stride == 0)
-    look = 0.35 * float(np.sin(time_s * rng.uniform(0.3, 0.9) + 6.28 * rng.random()))
+    phase = start + distance / appearance.stride_m + 0.06 * time_s * (stride == 0)
+    look = 0.35 * float(np.sin(time_s * turning + 6.28 * start))
     return pose(appearance, phase % 1.0, stride, walking if stride > 0.3 else waiting, look=look)
 
 
