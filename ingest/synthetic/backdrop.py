@@ -7,8 +7,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from .relief import TILE, Image, Rng, draw_paint, polygon, rgb, table, texture, tiles
-from .things import draw_shelf, draw_sign, draw_thing, draw_window
+from ingest.synthetic.relief import TILE, Image, Rng, draw_paint, polygon, rgb, table, texture, tiles
+from ingest.synthetic.things import draw_shelf, draw_sign, draw_thing, draw_window
 
 
 def _floor(rng: Rng, image: Image, horizon: int) -> None:

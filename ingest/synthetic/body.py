@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernel import kernel
+from ingest.synthetic.kernel import kernel
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .colours import Colour, partner
+from ingest.synthetic.colours import Colour, partner
 
 Sheet = NDArray[np.float64]
 Texture = NDArray[np.uint8]

@@ -15,14 +15,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .appearance import draw_appearance
-from .backdrop import draw_place
-from .body import HANDS, Appearance, Figure, Hands, pose
-from .camera import Pinhole, look_at
-from .colours import draw_wardrobe
-from .effects import CameraEffects, draw_effects
-from .raster import Canvas, Light, draw_figure, draw_light, draw_shadow
-from .things import draw_thing
+from ingest.synthetic.appearance import draw_appearance
+from ingest.synthetic.backdrop import draw_place
+from ingest.synthetic.body import HANDS, Appearance, Figure, Hands, pose
+from ingest.synthetic.camera import Pinhole, look_at
+from ingest.synthetic.colours import draw_wardrobe
+from ingest.synthetic.effects import CameraEffects, draw_effects
+from ingest.synthetic.raster import Canvas, Light, draw_figure, draw_light, draw_shadow
+from ingest.synthetic.things import draw_thing
 
 Image = NDArray[np.uint8]
 Rng = np.random.Generator

@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .appearance import draw_appearance
-from .backdrop import draw_place
-from .body import HANDS, Appearance, pose
-from .camera import Pinhole, look_at
-from .effects import draw_effects
-from .raster import Canvas, draw_figure, draw_light, draw_shadow
-from .things import draw_thing
+from ingest.synthetic.appearance import draw_appearance
+from ingest.synthetic.backdrop import draw_place
+from ingest.synthetic.body import HANDS, Appearance, pose
+from ingest.synthetic.camera import Pinhole, look_at
+from ingest.synthetic.effects import draw_effects
+from ingest.synthetic.raster import Canvas, draw_figure, draw_light, draw_shadow
+from ingest.synthetic.things import draw_thing
 
 Image = NDArray[np.uint8]
 Rng = np.random.Generator

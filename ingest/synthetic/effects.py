@@ -10,7 +10,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from .kernel import kernel
+from ingest.synthetic.kernel import kernel
 
 Image = NDArray[np.uint8]
 _GRAIN = 1 << 20

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .body import Mesh
+from ingest.synthetic.body import Mesh
 
 Array = NDArray[np.float64]
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .body import Figure
-from .camera import NEAR_M, Pinhole
-from .kernel import kernel
+from ingest.synthetic.body import Figure
+from ingest.synthetic.camera import NEAR_M, Pinhole
+from ingest.synthetic.kernel import kernel
 
 Float32 = NDArray[np.float32]
 

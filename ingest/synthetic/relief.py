@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from . import colours
+from ingest.synthetic import colours
 
 Image = NDArray[np.uint8]
 Rng = np.random.Generator

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .body import BONES, CHEST, FOOT, FOREARM, GRIP, HEAD, PELVIS, SHIN, SPINE, THIGH, UPPER_ARM
+from ingest.synthetic.body import BONES, CHEST, FOOT, FOREARM, GRIP, HEAD, PELVIS, SHIN, SPINE, THIGH, UPPER_ARM
 
 Points = NDArray[np.float64]
 

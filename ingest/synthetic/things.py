@@ -9,7 +9,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from .relief import Image, Rng, draw_paint, leaves, outline, polygon, rgb, texture
+from ingest.synthetic.relief import Image, Rng, draw_paint, leaves, outline, polygon, rgb, texture
 
 
 def draw_window(rng: Rng, image: Image, x: int, y: int, wide: int, high: int) -> None:
