@@ -59,3 +59,55 @@ def _model(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     return bytes(model.SerializeToString())
+
+
+def foreign_embedder(
+    hw: tuple[int, int] = (32, 16),
+    *,
+    channels_first: bool = True,
+    batch: int | str = 1,
+    mixes: str = "nothing",
+    declared: tuple[int | str, ...] | None = None,
+) -> bytes:
+    """Somebody else's embedder: float pixels in, 12 values out, not normalised.
+
+    `mixes`: "mean" subtracts a mean over all axes, the batch too; "reshape" fixes a batch of 1 in the graph; "sort" ranks the
+    images of a batch, which nothing repairs.
+    """
+    rng = np.random.default_rng(1)
+    constants: dict[str, NDArray[np.generic]] = {
+        "kernel": rng.normal(size=(12, 3, 4, 4)).astype(np.float32) / 50,
+        "to_vector": np.array([1, 12], np.int64),
+        "twelve": np.array([12], np.int64),
+        "all": np.array([0, 1, 2, 3], np.int64),
+    }
+    nodes = [helper.make_node("Identity", ["x"], ["planes"])]
+    if not channels_first:
+        nodes = [helper.make_node("Transpose", ["x"], ["planes"], perm=[0, 3, 1, 2])]
+    nodes.append(helper.make_node("Conv", ["planes", "kernel"], ["features"], strides=[4, 4]))
+    last = "features"
+    if mixes == "mean":
+        nodes.append(helper.make_node("ReduceMean", [last], ["mean"], axes=[0, 1, 2, 3], keepdims=1))
+        nodes.append(helper.make_node("Sub", [last, "mean"], ["centred"]))
+        last = "centred"
+    nodes.append(helper.make_node("Abs", [last], ["rectified"]))
+    nodes.append(helper.make_node("GlobalAveragePool", ["rectified"], ["pooled"]))
+    if mixes == "reshape":
+        nodes.append(helper.make_node("Reshape", ["pooled", "to_vector"], ["vector"]))
+    else:
+        nodes.append(helper.make_node("Flatten", ["pooled"], ["vector"], axis=1))
+    if mixes == "sort":
+        nodes.append(helper.make_node("Softmax", ["vector"], ["ranked"], axis=0))
+        nodes.append(helper.make_node("Add", ["vector", "ranked"], ["out"]))
+    else:
+        nodes.append(helper.make_node("Identity", ["vector"], ["out"]))
+    shape = (batch, 3, *hw) if channels_first else (batch, *hw, 3)
+    graph = helper.make_graph(
+        nodes,
+        "foreign",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, declared or (batch, 12))],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return bytes(model.SerializeToString())

@@ -1,0 +1,394 @@
+"""Other people's ONNX models become bundles that answer as the originals did, or are refused in one line."""
+
+import functools
+import hashlib
+import http.server
+import json
+import shutil
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from deploy import adopt_graph, backends
+from deploy.adopt import PRESETS, Recipe, adopt, check_pictures
+from deploy.adopt_fetch import fetch
+from deploy.adopt_links import labelled_tracklets
+from deploy.backends.onnxruntime import OnnxRuntimeBackend
+from deploy.bundle import Bundle, load_bundle
+from deploy.cli import status_of
+from detector.letterbox import letterbox
+from reid.crops import to_batch
+from stream.errors import AdoptError, DataError, UsageError
+from tests.deploy import tiny_models
+
+EMBEDDER = Recipe(kind="embedder", licence="Apache-2.0")
+
+
+def adopted(data: bytes, folder: Path, recipe: Recipe = EMBEDDER, **options: object) -> Bundle:
+    return adopt(data, recipe, folder, name="theirs", where="theirs.onnx", **options).bundle  # type: ignore[arg-type]
+
+
+def original(data: bytes, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the untouched graph gives, one image at a time."""
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return np.concatenate([session.run(None, {name: pixels[k : k + 1]})[0] for k in range(len(pixels))])
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("mixes", ["nothing", "mean", "reshape", "sort"])
+@pytest.mark.parametrize("channels_first", [True, False], ids=["NCHW", "NHWC"])
+def test_an_embedder_answers_in_a_batch_as_its_original_did_alone(
+    tmp_path: Path, mixes: str, channels_first: bool
+) -> None:
+    data = tiny_models.foreign_embedder(mixes=mixes, channels_first=channels_first)
+    bundle = adopted(data, tmp_path)
+    pictures = tiny_models.pictures(5, (32, 16))
+    pixels = pictures.astype(np.float32)
+    expected = unit(original(data, pixels.transpose(0, 3, 1, 2) if channels_first else pixels))
+    vectors = backends.load(load_bundle(tmp_path)).infer(pictures)["embedding"]
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    assert bundle.card.max_batch == (1 if mixes == "sort" else 32)
+
+
+def test_what_mixes_images_would_be_wrong_without_the_repair() -> None:
+    """The control of the test above: only opening the batch axis runs, and is wrong."""
+    model = onnx.load_model_from_string(tiny_models.foreign_embedder(mixes="mean"))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    pixels = check_pictures((32, 16)).astype(np.float32).transpose(0, 3, 1, 2)
+    together = unit(session.run(None, {"x": pixels})[0])
+    alone = unit(np.concatenate([session.run(None, {"x": pixels[k : k + 1]})[0] for k in range(len(pixels))]))
+    assert (together * alone).sum(1).min() < 0.995
+
+
+def test_colour_order_scale_mean_and_std_are_inside_the_graph(tmp_path: Path) -> None:
+    recipe = Recipe(
+        kind="embedder", colour="bgr", scale=1 / 255, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), licence="MIT"
+    )
+    data = tiny_models.foreign_embedder()
+    adopted(data, tmp_path, recipe)
+    pictures = tiny_models.pictures(4, (32, 16))
+    pixels = (pictures[..., ::-1] / 255 - recipe.mean) / recipe.std
+    expected = unit(original(data, pixels.astype(np.float32).transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(backends.load(load_bundle(tmp_path)).infer(pictures)["embedding"], expected, atol=1e-4)
+
+
+def test_links_are_fitted_through_the_bundles_own_backend_and_the_card_says_what_it_is(tmp_path: Path) -> None:
+    asked = []
+
+    def fit(backend: object) -> object:
+        asked.append(backend)
+        return tiny_models.links(12)
+
+    bundle = adopted(tiny_models.foreign_embedder(), tmp_path, licence="CC-BY-4.0", fit=fit)
+    assert isinstance(asked[0], OnnxRuntimeBackend)
+    assert load_bundle(tmp_path).links == tiny_models.links(12)
+    assert (bundle.card.licence, bundle.card.synthetic_only, bundle.card.embedding_size) == ("CC-BY-4.0", False, 12)
+
+
+@pytest.mark.parametrize(
+    ("data", "recipe", "said"),
+    [
+        pytest.param(b"", EMBEDDER, "is no ONNX file", id="nothing"),
+        pytest.param(b"PK\x03\x04 a zip", EMBEDDER, "is no ONNX file", id="not ONNX"),
+        pytest.param(tiny_models.foreign_embedder()[:300], EMBEDDER, "is no ONNX file", id="truncated"),
+        pytest.param(
+            tiny_models.foreign_embedder(declared=(1, 13)), EMBEDDER, r"declares an output \(1, 13\) and returns \(1, 12\)",
+            id="output of another shape than declared",
+        ),
+        pytest.param(
+            tiny_models.foreign_embedder(), PRESETS["yolox"], r"returns \(1, 12\), expected \(1, boxes,", id="no detector"
+        ),
+        pytest.param(tiny_models.foreign_embedder(batch=4), EMBEDDER, "a fixed batch of 4", id="fixed batch"),
+        pytest.param(tiny_models.foreign_embedder((4, 4)), EMBEDDER, "sides of 8 to 4096", id="tiny input"),
+        pytest.param(tiny_models.foreign_embedder(), Recipe(kind="embedder"), "under which licence", id="no licence"),
+        pytest.param(
+            tiny_models.foreign_embedder(), Recipe(kind="embedder", mean=(1e6, 1e6, 1e6), licence="MIT"), "is this its preset",
+            id="pixels drowned",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_adopted_is_refused_in_one_line_and_leaves_nothing(
+    tmp_path: Path, data: bytes, recipe: Recipe, said: str
+) -> None:
+    with pytest.raises(AdoptError, match=said) as raised:
+        adopted(data, tmp_path / "bundle", recipe)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_yolox_boxes_are_decoded_as_its_authors_do() -> None:
+    """Three cells by hand: (offset + cell) * stride is the centre, exp(size) * stride the size; score = object * class."""
+    anchors = adopt_graph.anchors_of((64, 96))
+    assert anchors == 8 * 12 + 4 * 6 + 2 * 3
+    raw = np.zeros((1, anchors, 7), np.float32)
+    raw[0, 0] = [0.5, 0.25, 0, np.log(2), 0.5, 0.8, 0.1]  # stride 8, cell (0, 0)
+    raw[0, 13] = [0, 0, 0, 0, 0.5, 0.1, 0.6]  # stride 8, cell (1, 1): x = 1, y = 1
+    raw[0, 96 + 7] = [0.5, 0.5, np.log(3), 0, 1, 1, 0]  # stride 16, cell x = 1, y = 1
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.helper.make_node("Identity", ["x"], ["theirs/out"])],
+            "raw",
+            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", anchors, 7])],
+            [],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 13)],
+        ir_version=8,
+    )
+    adopt_graph.give_boxes(
+        model, "theirs/out", anchors, size_hw=(64, 96), boxes="yolox-grid", objectness=True, person=0
+    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    boxes, scores = session.run(["boxes", "scores"], {"x": raw})
+    np.testing.assert_allclose(boxes[0, 0], [0, -6, 8, 10], atol=1e-4)
+    np.testing.assert_allclose(boxes[0, 13], [4, 4, 12, 12], atol=1e-4)
+    np.testing.assert_allclose(boxes[0, 96 + 7], [0, 16, 48, 32], atol=1e-4)
+    np.testing.assert_allclose(scores[0, [0, 13, 96 + 7]], [0.4, 0.05, 1], atol=1e-6)
+
+
+# The command
+
+
+def sightline(*arguments: object) -> int:
+    return status_of(["adopt", *map(str, arguments)])
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    path = tmp_path / "theirs.onnx"
+    path.write_bytes(tiny_models.foreign_embedder())
+    return path
+
+
+def write_crops(folder: Path, people: int = 130) -> None:
+    """Two cameras see everybody twice; each is of a colour, and cameras tint."""
+    import cv2
+
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for person in range(1, people + 1):
+        colours = rng.uniform(40, 215, (4, 3))
+        for camera in (1, 2):
+            for frame in (0, 10, 1000, 1010):
+                tint = rng.normal(0, 12, 3) + 10 * camera
+                picture = np.repeat(colours + tint, 8, axis=0)[:, None].repeat(16, 1) + rng.normal(0, 8, (32, 16, 3))
+                name = f"{person:04d}_c{camera}s1_{frame:06d}_00.png"
+                assert cv2.imwrite(str(folder / name), picture.clip(0, 255).astype(np.uint8))
+
+
+def test_the_command_writes_a_bundle_that_settings_can_name(
+    theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_crops(tmp_path / "crops")
+    options = [
+        "--preset",
+        "torchreid",
+        "--name",
+        "mine",
+        "--crops",
+        tmp_path / "crops",
+        "--json",
+        tmp_path / "said.json",
+    ]
+    assert sightline(theirs, *options) == 0
+    bundle = load_bundle("mine", kind="embedder")
+    assert bundle.links is not None
+    assert bundle.links.fitted_on == "crops: 520 tracklets of 130 people"
+    assert bundle.links.same.b > 0
+    assert 'bundle = "mine"' in capsys.readouterr().out
+    assert json.loads((tmp_path / "said.json").read_text())["max_batch"] == 32
+    assert sightline(theirs, *options) == 2
+    assert "there is a bundle already; choose another name or say --replace" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        pytest.param([], 2, "which family is it? Say --preset yolox, omz-reid, torchreid", id="no preset"),
+        pytest.param(["--preset", "yolov5"], 2, "'yolov5' is not one of", id="unknown preset"),
+        pytest.param(["--preset", "yolox"], 1, "returns (1, 12), expected (1, boxes,", id="wrong shape"),
+        pytest.param(["--preset", "omz-reid", "--kind", "detector"], 2, "is of kind embedder", id="contradiction"),
+        pytest.param(["--preset", "omz-reid", "--name", "No!"], 2, "expected small letters", id="impossible name"),
+        pytest.param(["--preset", "omz-reid", "--mean", "1,2"], 2, "three numbers like", id="two numbers"),
+        pytest.param(["--preset", "omz-reid", "--input-hw", "256"], 2, "height and width like 256x128", id="one side"),
+        pytest.param(
+            ["--preset", "omz-reid", "--input-hw", "256x128"], 1, "not the 256x128 asked for", id="other size"
+        ),
+        pytest.param(["--preset", "omz-reid", "--take", "y"], 1, "returns out, no y", id="no such output"),
+        pytest.param(["--preset", "omz-reid", "--sha256", "12"], 2, "64 hexadecimal digits", id="no digest"),
+        pytest.param(["--preset", "omz-reid", "--sha256", "0" * 64], 1, "expected 0000", id="another digest"),
+        pytest.param(["--preset", "omz-reid", "--crops", "/nowhere"], 1, "0 pictures named like", id="no crops"),
+        pytest.param(
+            ["--preset", "omz-reid", "--output", __file__], 2, "is a file; give a folder", id="output is a file"
+        ),
+    ],
+)
+def test_wrong_use_is_said_in_one_line(
+    theirs: Path, capsys: pytest.CaptureFixture[str], options: list[str], status: int, said: str
+) -> None:
+    assert sightline(theirs, "--name", "mine", *options) == status
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "status", "said"),
+    [
+        pytest.param("/nowhere.onnx", 1, "there is no such file", id="no file"),
+        pytest.param(str(Path(__file__).parent), 1, "is a folder, expected an ONNX file", id="a folder"),
+        pytest.param("http://127.0.0.1/x.onnx", 2, "http:// addresses are not taken", id="http"),
+        pytest.param("https://127.0.0.1/x.onnx", 2, "an address needs --sha256", id="https without digest"),
+    ],
+)
+def test_a_wrong_place_is_said_in_one_line(
+    capsys: pytest.CaptureFixture[str], place: str, status: int, said: str
+) -> None:
+    assert sightline(place, "--name", "mine", "--preset", "yolox") == status
+    assert said in capsys.readouterr().err
+
+
+def test_crops_without_a_single_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match="0 pictures named like"):
+        labelled_tracklets(tmp_path)
+
+
+# Over https, from a server of our own
+
+
+class _Server(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/away":
+            self.send_response(302)
+            self.send_header("Location", "http://127.0.0.1:1/model.onnx")
+            self.end_headers()
+        else:
+            super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
+        pass
+
+
+@pytest.fixture
+def https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a server with a certificate that this process trusts, which serves `tmp_path`."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is needed to make a certificate")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem",
+         "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"],
+        cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    handler = functools.partial(_Server, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"https://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_an_address_is_fetched_and_checked_before_it_is_parsed(https: str, tmp_path: Path) -> None:
+    data = tiny_models.foreign_embedder()
+    (tmp_path / "model.onnx").write_bytes(data)
+    seen: list[tuple[int, int | None]] = []
+    digest = hashlib.sha256(data).hexdigest()
+    assert fetch(f"{https}/model.onnx", digest.upper(), lambda done, of: seen.append((done, of))) == data
+    assert seen[-1] == (len(data), len(data))
+    with pytest.raises(AdoptError, match="nothing was adopted"):
+        fetch(f"{https}/model.onnx", "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "said"),
+    [
+        pytest.param("/missing.onnx", AdoptError, "the server answers 404", id="not there"),
+        pytest.param("/away", AdoptError, "redirects away from https", id="redirected to http"),
+    ],
+)
+def test_a_server_that_does_not_give_the_file_is_said(https: str, path: str, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        fetch(https + path, "0" * 64)
+
+
+def test_nobody_there_is_said() -> None:
+    with pytest.raises(AdoptError, match="cannot be fetched"):
+        fetch("https://127.0.0.1:1/model.onnx", "0" * 64)
+
+
+def test_a_file_without_end_is_cut_off(https: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.adopt_fetch.MAX_BYTES", {"model.onnx": 1 << 20})
+    (tmp_path / "model.onnx").write_bytes(bytes((1 << 20) + 1))
+    for place in (f"{https}/model.onnx", str(tmp_path / "model.onnx")):
+        with pytest.raises(AdoptError, match="larger than 1 MiB"):
+            fetch(place, "0" * 64)
+
+
+def test_other_schemes_are_usage_errors() -> None:
+    with pytest.raises(UsageError, match="ftp:// addresses are not taken"):
+        fetch("ftp://127.0.0.1/model.onnx", None)
+
+
+# Real models on real frames
+
+
+@pytest.fixture(scope="module")
+def frames(assets: Path) -> list[NDArray[np.uint8]]:
+    """Six pictures of the real clip with one, two, three and no people in them."""
+    wanted = {40, 200, 230, 300, 370, 540}
+    with av.open(str(assets / "people-detection.264")) as clip:
+        return [frame.to_ndarray(format="rgb24") for k, frame in enumerate(clip.decode(video=0)) if k in wanted]
+
+
+def test_yolox_on_real_frames_is_the_same_alone_and_in_a_batch_and_as_the_original(
+    assets: Path, frames: list[NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    data = (assets / "yolox_nano_416.onnx").read_bytes()
+    bundle = adopted(data, tmp_path, PRESETS["yolox"])
+    assert (bundle.card.max_batch, bundle.card.input_hw, bundle.card.licence) == (32, (416, 416), "Apache-2.0")
+    pictures, _ = letterbox(frames, (416, 416))
+    backend = backends.load(bundle)
+    together = backend.infer(pictures)
+    for k in range(len(pictures)):
+        for name, array in backend.infer(pictures[k : k + 1]).items():
+            np.testing.assert_allclose(array[0], together[name][k], rtol=1e-5, atol=1e-5)
+    raw = original(data, pictures[..., ::-1].transpose(0, 3, 1, 2).astype(np.float32))
+    np.testing.assert_allclose(together["scores"], raw[..., 4] * raw[..., 5], atol=1e-5)
+    stride = np.repeat([8, 16, 32], [52 * 52, 26 * 26, 13 * 13])
+    np.testing.assert_allclose(
+        together["boxes"][..., 2] - together["boxes"][..., 0], np.exp(raw[..., 2]) * stride, rtol=1e-3, atol=1e-3
+    )
+    assert [int((scores > 0.5).any()) for scores in together["scores"]] == [1, 1, 1, 0, 1, 1]
+
+
+def test_retail_0287_on_real_crops_is_repaired_and_the_same_alone_and_in_a_batch(
+    assets: Path, frames: list[NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    data = (assets / "person-reidentification-retail-0287.onnx").read_bytes()
+    result = adopt(data, PRESETS["omz-reid"], tmp_path, name="retail-0287", where="retail-0287.onnx")
+    assert result.notes[0] == "28 reductions no longer mix the images of a batch"
+    assert (result.bundle.card.max_batch, result.bundle.card.embedding_size) == (32, 256)
+    crops = [image[60:320, x : x + 130] for image in frames for x in (0, 200, 400, 600)]
+    pictures = to_batch(crops, (256, 128))
+    together = backends.load(result.bundle).infer(pictures)["embedding"]
+    expected = unit(original(data, pictures[..., ::-1].astype(np.float32)))
+    np.testing.assert_allclose((together * expected).sum(1), 1, atol=1e-5)
+    assert np.abs(together - expected).max() < 1e-4
