@@ -1,5 +1,6 @@
 """Fixtures for all tests: real services, started once when first asked for, and the real clip and models."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -13,14 +14,16 @@ import pytest
 # importlib mode adds no folder of its own; helpers stand beside this file
 sys.path.append(str(Path(__file__).parent))
 
-from clips import write_clip  # noqa: E402
-from rtsp_server import RtspServer  # noqa: E402
+from clips import write_clip
+from rtsp_server import RtspServer
 from services import KafkaBroker, RedisServer, certificates, free_port, unavailable, valkey_binary
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """kafka-python 3.0 reads its schemas with calls that Python 3.11 and 3.12 deprecate and 3.13 takes back."""
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
+    # as `setup_logging` does; captured records would hold the sockets of refused connections until the session ends
+    logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
 
 
 @pytest.fixture(scope="session")
