@@ -196,7 +196,7 @@ class Renderer:
         self._progress = progress
         self._stop = threading.Event()
         missing = not all(segment.path.exists() for segment in self._segments)
-        command = [sys.executable, "-m", "ingest.synthetic.clip", settings.url()]
+        command = [sys.executable, "-m", "ingest.synthetic.clip", settings.url(), settings.key]
         self._workers = [
             subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
             for _ in range(workers * missing)
@@ -279,4 +279,7 @@ def work(settings: SceneSettings) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who plays; it ends us
-    work(parse_url(sys.argv[1])[0])
+    scene = parse_url(sys.argv[1])[0]
+    if scene.key != sys.argv[2]:
+        sys.exit("the code that draws has changed since this process was started: start it again")
+    work(scene)

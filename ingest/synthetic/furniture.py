@@ -128,7 +128,7 @@ def _street(
         rng.uniform(0.4, 0.8),
     )
     shop: tuple[object, ...] = (
-        str(rng.choice(["glass", "goods", "glass"])),
+        str(rng.choice(["glass", "goods", "glass", "glass"])),
         _colour(rng, 0.2, 0.5, 0.5),
         _colour(rng, 0.2, 0.5, 0.5),
         rng.uniform(0.8, 1.2),

@@ -8,6 +8,8 @@ import hashlib
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -18,8 +20,14 @@ from stream.errors import SettingsError
 Number = TypeVar("Number", int, float)
 Pace = Literal["live", "fast"]
 
-RENDERER_VERSION = 2
-"""Raised with every change of what is drawn, so that no clip of an older renderer is played for a newer one."""
+
+@cache
+def drawing_code() -> str:
+    """Digest of everything that draws, so that no clip of an older version is played for a newer one."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,7 @@ class SceneSettings:
     @property
     def key(self) -> str:
         """Name of the scene in the cache: the same for the same pixels."""
-        text = f"{RENDERER_VERSION} {sorted(asdict(self).items())}"
+        text = f"{drawing_code()} {sorted(asdict(self).items())}"
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     def phase_s(self, camera: int) -> float:

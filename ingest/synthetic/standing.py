@@ -117,6 +117,7 @@ def _surface_uv(solid: Solid, points: F64, normal: F64) -> tuple[F32, F32]:
     else:
         upright = np.where(np.abs(normal[:, 0]) > 0.5, y, x), z
     level = np.abs(normal[:, 2]) > (0.5 if solid.kind != BALL else 2.0)
+    y = y - 100.0 if solid.surface == "body" else y  # no windows in its roof
     return np.where(level, x, upright[0]).astype(np.float32), np.where(level, y, upright[1]).astype(np.float32)
 
 
