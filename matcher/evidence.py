@@ -59,48 +59,78 @@ def newcomers_per_s(state: State, time: int) -> float:
     return (6 + sum(probability for _, probability in state.arrivals)) / (60 + window_s)
 
 
-def candidates(state: State, rows: Sequence[Tracklet], time: int) -> list[list[Candidate]]:
-    """For each pending tracklet of one camera its best 16 identities with L >= -6, best first."""
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Pending tracklets of one camera beside whom they may be."""
+
+    found: list[list[Candidate]]
+    """Per tracklet its best 16 with L >= -6, best first."""
+    columns: list[int]
+    """(C,) identities that are among anybody's best."""
+    log_odds: F64
+    """(R, C) L of every tracklet and column; -inf where it is impossible."""
+
+
+def compare(state: State, rows: Sequence[Tracklet], time: int) -> Comparison:
+    """Weigh pending tracklets of one camera against the gallery."""
     if not state.identities:
-        return [[] for _ in rows]
+        return Comparison([[] for _ in rows], [], np.zeros((len(rows), 0)))
     rate = newcomers_per_s(state, time)
-    camera = rows[0].camera
-    queries = np.stack([centred(state, state.pools[row.name].vector, camera) for row in rows])
-    found = []
-    for row, query, likely in zip(rows, queries, _shortlists(state, rows, queries, rate), strict=True):
-        exact = evidence(state, row, query, likely, rate)
-        best = sorted((c for c in exact if c.log_odds >= LEAST), key=lambda c: (-c.log_odds, c.identity))
-        found.append(best[: state.rules.max_candidates])
-    return found
+    queries = np.stack([centred(state, state.pools[row.name].vector, row.camera) for row in rows])
+    likely = _shortlist(state, rows, queries, rate)
+    judged = judge(state, rows, queries, likely, rate)
+    found = [_best(candidates, state.rules.max_candidates) for candidates in judged]
+    columns = sorted({c.identity for best in found for c in best})
+    log_odds = np.full((len(rows), len(columns)), -np.inf)
+    place = {index: j for j, index in enumerate(columns)}
+    for i, candidates in enumerate(judged):
+        for candidate in candidates:
+            j = place.get(candidate.identity)
+            if j is not None:
+                log_odds[i, j] = candidate.log_odds
+    return Comparison(found, columns, log_odds)
 
 
-def evidence(state: State, tracklet: Tracklet, query: F64, identities: Iterable[int], rate: float) -> list[Candidate]:
-    """L of each identity that has exemplars and was not in this camera at the same time; `query` (D,) is centred."""
-    possible = []
-    for index in sorted(identities):
-        if state.exemplars[index] and state.identities[index].seen.get(tracklet.camera, -1) < tracklet.first:
-            possible.append(index)
-    if not possible:
-        return []
-    exemplars = [[e for _, e in sorted(state.exemplars[index].items())] for index in possible]
-    cosines = (_centred_rows(state, [e for mine in exemplars for e in mine]) * query).sum(axis=1)
-    out, start = [], 0
-    for index, mine in zip(possible, exemplars, strict=True):
-        own = cosines[start : start + len(mine)].tolist()
-        start += len(mine)
-        best = max(own)
-        nearest = [e.camera for e, cosine in zip(mine, own, strict=True) if cosine == best]
-        similarity = (best + sum(own) / len(own)) / 2
-        row, name = state.rules.calibration.row(
-            tracklet.camera, tracklet.camera if tracklet.camera in nearest else min(nearest)
-        )
-        appearance = row.a + row.b * similarity
-        density, gap_s = _transit(state, tracklet, index)
-        since = math.log(density / rate)
-        clip = state.rules.clip
-        log_odds = min(max(appearance, -clip), clip) + since
-        out.append(Candidate(index, similarity, name, appearance, since, log_odds, gap_s))
+def judge(
+    state: State, rows: Sequence[Tracklet], queries: F64, identities: Iterable[int], rate: float
+) -> list[list[Candidate]]:
+    """Per tracklet of one camera, every identity that has exemplars and was not there at the same time.
+
+    `queries` (R, D) are centred. In float64 and identity by identity.
+    """
+    known = [index for index in sorted(identities) if state.exemplars[index]]
+    if not known:
+        return [[] for _ in rows]
+    camera, rules = rows[0].camera, state.rules
+    exemplars = [e for index in known for _, e in sorted(state.exemplars[index].items())]
+    counts = np.array([len(state.exemplars[index]) for index in known])
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    vectors = _centred_rows(state, exemplars)
+    of = {name: rules.calibration.row(camera, name) for name in {e.camera for e in exemplars}}
+    seen = [state.identities[index].seen.get(camera, -1) for index in known]
+    out = []
+    for tracklet, query in zip(rows, queries, strict=True):
+        cosines = (vectors * query).sum(axis=1)
+        best = np.maximum.reduceat(cosines, starts)
+        similarities = ((best + np.add.reduceat(cosines, starts) / counts) / 2).tolist()
+        nearest = cosines == np.repeat(best, counts)
+        judged = []
+        for n, index in enumerate(known):
+            if seen[n] >= tracklet.first:
+                continue
+            near = [exemplars[k].camera for k in range(starts[n], starts[n] + counts[n]) if nearest[k]]
+            row, name = of[camera if camera in near else min(near)]
+            appearance = row.a + row.b * similarities[n]
+            density, gap_s = _transit(state, tracklet, index)
+            since = math.log(density / rate)
+            log_odds = min(max(appearance, -rules.clip), rules.clip) + since
+            judged.append(Candidate(index, similarities[n], name, appearance, since, log_odds, gap_s))
+        out.append(judged)
     return out
+
+
+def _best(candidates: Sequence[Candidate], most: int) -> list[Candidate]:
+    return sorted((c for c in candidates if c.log_odds >= LEAST), key=lambda c: (-c.log_odds, c.identity))[:most]
 
 
 def same_person(state: State, one: int, other: int) -> float:
@@ -126,30 +156,25 @@ def probability(state: State, odds: F64, columns: Sequence[int], row: int, colum
     return (chosen + shared) / (1 + float(mine.sum()) + float(odds[:, column].sum()) - chosen)
 
 
-def _shortlists(state: State, rows: Sequence[Tracklet], queries: F64, rate: float) -> list[set[int]]:
-    """Per row, identities that may be among its best; whom this camera saw lately is always looked at exactly."""
+def _shortlist(state: State, rows: Sequence[Tracklet], queries: F64, rate: float) -> set[int]:
+    """Identities that may be among the best of any row; whom this camera saw lately is always looked at exactly."""
     rules, camera = state.rules, rows[0].camera
-    scores = state.mirror.search(queries, camera, state.centre, state.means_version)
-    fits = [rules.calibration.row(camera, other)[0] for other in scores.cameras]
-    slope, offset = (np.array([getattr(fit, name) for fit in fits], np.float32) for name in ("b", "a"))
-    lists = []
-    for place, tracklet in enumerate(rows):
-        recent = set(state.seen_since(camera, tracklet.first - CUT_NS))
-        similarity = (scores.best[place] + scores.mean[place]) / 2
-        nearest = scores.nearest[place]
-        score = np.clip(offset[nearest] + slope[nearest] * similarity, -rules.clip, rules.clip)
-        near = np.flatnonzero(score >= LEAST - MARGIN + math.log(rules.tau_s * rate))  # as if it were here just now
-        gap_s = np.maximum(0, tracklet.first - scores.last[near]) / SECOND
-        score = score[near] - np.log((gap_s + rules.tau_s) * rate)
-        keep = np.array([index not in recent for index in scores.index[near].tolist()], bool) & (
-            score >= LEAST - MARGIN
-        )
-        near, score = near[keep], score[keep]
-        if len(near) > rules.max_candidates:
-            bar = np.partition(score, -rules.max_candidates)[-rules.max_candidates] - MARGIN
-            near = near[score >= bar]
-        lists.append(recent | set(scores.index[near].tolist()))
-    return lists
+    recent = set(state.seen_since(camera, min(row.first for row in rows) - CUT_NS))
+
+    def need(row: int, index: NDArray[np.int64], last: NDArray[np.int64]) -> F64:
+        gap_s = np.maximum(0, rows[row].first - last) / SECOND
+        needed = LEAST - MARGIN + np.log((gap_s + rules.tau_s) * rate)
+        needed[np.isin(index, np.fromiter(recent, np.int64, len(recent)))] = np.inf
+        return np.asarray(needed)
+
+    def fit(other: str) -> tuple[float, float, float]:
+        row, _ = rules.calibration.row(camera, other)
+        return row.a, row.b, rules.clip
+
+    found = state.mirror.search(
+        queries, state.centre, state.means_version, fit=fit, need=need, most=rules.max_candidates
+    )
+    return recent.union(*found)
 
 
 def _transit(state: State, tracklet: Tracklet, index: int) -> tuple[float, float]:
@@ -168,9 +193,14 @@ def _transit(state: State, tracklet: Tracklet, index: int) -> tuple[float, float
 
 
 def _centroid(state: State, index: int) -> F64:
-    exemplars = [e for _, e in sorted(state.exemplars[index].items())]
-    weights = np.array([e.weight for e in exemplars])
-    return _unit((_centred_rows(state, exemplars) * weights[:, None]).sum(axis=0))
+    """(D,) unit vector: what an identity looks like over all its exemplars."""
+    centroid = state.centroids.get(index)
+    if centroid is None:
+        exemplars = [e for _, e in sorted(state.exemplars[index].items())]
+        weights = np.array([e.weight for e in exemplars])
+        rows = _centred_rows(state, exemplars)
+        centroid = state.centroids[index] = _unit((rows * weights[:, None]).sum(axis=0))
+    return centroid
 
 
 def _centred_rows(state: State, exemplars: Sequence[Exemplar]) -> F64:

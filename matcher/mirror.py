@@ -1,10 +1,10 @@
 """Exact search over the gallery's exemplars in memory: dense float32 rows per camera, insertion and deletion in O(1).
 
 Cosines are taken after the mean of the exemplar's own camera was removed, without storing the centred rows:
-``(e - m) . x / |e - m|`` needs ``e . x`` per query and two numbers per row that change only with the means.
+``(e - m) . x / |e - m|`` needs ``e . x`` per query, and a number per row that changes only with the means.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,6 +16,8 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
+TIE = 0.02  # log-odds; float32 tells apart no better
+
 
 @dataclass(slots=True)
 class _Block:
@@ -23,30 +25,14 @@ class _Block:
 
     rows: F32
     slots: I64
-    shift: F32
-    """row . mean"""
+    square: F32
+    """|row|^2"""
     scale: F32
     """1 / |row - mean|"""
     count: int = 0
     owners: list[tuple[int, str]] = field(default_factory=list)
-    stale: set[int] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class Scores:
-    """Similarities of R queries to I identities, in float32: good for choosing whom to look at exactly."""
-
-    index: I64
-    """(I,) identities."""
-    last: I64
-    """(I,) when each was last seen, nanoseconds."""
-    best: F32
-    """(R, I) largest cosine over the identity's exemplars."""
-    mean: F32
-    """(R, I) mean cosine."""
-    nearest: NDArray[np.int32]
-    """(R, I) camera (place in `cameras`) of the exemplar with the largest cosine; the query's own where it ties."""
-    cameras: list[str]
+    stale: bool = True
+    """Rows have changed since the scales were computed."""
 
 
 class Mirror:
@@ -76,7 +62,7 @@ class Mirror:
         else:
             if block.count == len(block.rows):
                 block.rows, block.slots = _doubled(block.rows), _doubled(block.slots)
-                block.shift, block.scale = _doubled(block.shift), _doubled(block.scale)
+                block.square, block.scale = _doubled(block.square), _doubled(block.scale)
             row = block.count
             block.count += 1
             block.owners.append(key)
@@ -85,8 +71,8 @@ class Mirror:
             block.slots[row] = slot
             self._used[slot] += 1
             self._tracklets.setdefault(identity, set()).add(tracklet)
-        block.rows[row] = vector
-        block.stale.add(row)
+        block.rows[row], block.square[row] = vector, vector @ vector
+        block.stale = True
 
     def drop(self, identity: int, tracklet: str) -> None:
         """Remove one exemplar; the last row takes its place. An identity without exemplars is not found any more."""
@@ -95,14 +81,9 @@ class Mirror:
         end = block.count - 1
         if row != end:
             block.rows[row], block.slots[row] = block.rows[end], block.slots[end]
-            block.shift[row], block.scale[row] = block.shift[end], block.scale[end]
+            block.square[row], block.scale[row] = block.square[end], block.scale[end]
             block.owners[row] = block.owners[end]
             self._where[block.owners[row]] = (camera, row)
-            if end in block.stale:
-                block.stale.add(row)
-            else:
-                block.stale.discard(row)
-        block.stale.discard(end)
         block.rows[end] = 0  # what was dropped is gone from memory too
         block.owners.pop()
         block.count = end
@@ -119,56 +100,83 @@ class Mirror:
         if slot is not None:
             self._last[slot] = last
 
-    def search(self, queries: F64, camera: str, mean: Callable[[str], F64], version: int) -> Scores:
-        """Score (R, D) centred unit vectors of one camera; `mean` gives each camera's, `version` names their state."""
-        identities = len(self._slot_of)
-        cameras = sorted(self._blocks)
-        cosines, slots, of = [np.zeros((len(queries), 0), np.float32)], [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
-        for place, name in enumerate(cameras):
-            block, centre = self._blocks[name], mean(name).astype(np.float32)
-            self._centre(block, centre, range(block.count) if version != self._version else sorted(block.stale))
-            n = block.count
-            dots = queries.astype(np.float32) @ block.rows[:n].T  # (R, n)
-            shifted = dots - (queries.astype(np.float32) @ centre)[:, None]
-            cosines.append(shifted * block.scale[:n])
-            slots.append(block.slots[:n])
-            of.append(np.full(n, place, np.int32))
-        self._version = version
-        cosine, slot, place_of = np.concatenate(cosines, 1), np.concatenate(slots), np.concatenate(of)
-        best = np.full((len(queries), identities), -2, np.float32)
-        total = np.zeros((len(queries), identities), np.float32)
-        nearest = np.zeros((len(queries), identities), np.int32)
-        own = cameras.index(camera) if camera in self._blocks else -1
-        for row in range(len(queries)):
-            np.maximum.at(best[row], slot, cosine[row])
-            total[row] = np.bincount(slot, cosine[row], identities)
-            hits = np.flatnonzero(cosine[row] == best[row][slot])
-            nearest[row][slot[hits]] = place_of[hits]
-            hits = hits[place_of[hits] == own]
-            nearest[row][slot[hits]] = own
-        return Scores(
-            self._index[:identities],
-            self._last[:identities],
-            best,
-            np.asarray(total / np.maximum(self._used[:identities], 1), np.float32),
-            nearest,
-            cameras,
-        )
+    def oldest(self, spared: set[int]) -> int | None:
+        """Who was last seen longest ago, the smaller number where that ties; None when all are spared."""
+        count = len(self._slot_of)
+        index, last = self._index[:count], self._last[:count]
+        free = ~np.isin(index, np.fromiter(spared, np.int64, len(spared)))
+        if not free.any():
+            return None
+        index, last = index[free], last[free]
+        return int(index[last == last.min()].min())
 
-    def _centre(self, block: _Block, centre: F32, which: Iterable[int]) -> None:
-        block.stale.clear()
-        if isinstance(which, range):
-            rows: F32 = block.rows[: block.count]
-            target: slice | list[int] = slice(0, block.count)
-        else:
-            target = list(which)
-            rows = block.rows[target]
-        if not len(rows):
-            return
-        shift = rows @ centre
-        square = np.einsum("nd,nd->n", rows, rows) - 2 * shift + centre @ centre
-        block.shift[target] = shift
-        block.scale[target] = 1 / np.sqrt(np.maximum(square, 1e-12))
+    def search(
+        self,
+        queries: F64,
+        mean: Callable[[str], F64],
+        version: int,
+        *,
+        fit: Callable[[str], tuple[float, float, float]],
+        need: Callable[[int, I64, I64], F64],
+        most: int,
+    ) -> list[list[int]]:
+        """For each of (R, D) centred unit queries the identities whose appearance may speak for them as much as they need.
+
+        Appearance is ``clip(a + b * (largest + mean cosine) / 2)`` with `fit` giving (a, b, clip) for a nearest exemplar of a
+        camera. ``need(r, index, last)`` gives what query r needs of each of (I,) identities last seen at (I,) nanoseconds.
+        Beyond `most`, only those that exceed their need by as much as the `most`-th does. `mean` gives each camera's, and
+        `version` changes with them. Float32: callers leave a margin.
+        """
+        cosines, slots, cameras = self._cosines(queries.astype(np.float32), mean, version)
+        fits = np.array([fit(camera) for camera in self._blocks], np.float64).reshape(-1, 3)
+        offset, slope, clip = fits.T
+        count = len(self._slot_of)
+        found = []
+        for r, cosine in enumerate(cosines):
+            needed = need(r, self._index[:count], self._last[:count])
+            # the mean is no larger than the largest, so an identity of which no row passes does not
+            score = np.clip(offset[cameras] + slope[cameras] * cosine, -clip[cameras], clip[cameras])
+            passed = np.zeros(count, bool)
+            passed[slots[score >= needed[slots]]] = True
+            if np.count_nonzero(passed) > most:
+                rows = np.flatnonzero(passed[slots])
+                passed = self._best(cosine[rows], slots[rows], cameras[rows], fits, needed, most)
+            found.append(self._index[:count][passed].tolist())
+        return found
+
+    def _best(
+        self, cosine: F32, slot: I64, camera: NDArray[np.intp], fits: F64, needed: F64, most: int
+    ) -> NDArray[np.bool_]:
+        """(I,) of the identities that these rows are all exemplars of, the `most` that exceed their need by most."""
+        largest = np.full(len(needed), -2.0, np.float32)
+        np.maximum.at(largest, slot, cosine)
+        mean = np.bincount(slot, cosine, len(needed)) / np.maximum(self._used[: len(needed)], 1)
+        is_largest = cosine == largest[slot]
+        excess = np.full(len(needed), -np.inf)
+        offset, slope, clip = fits[camera[is_largest]].T
+        where = slot[is_largest]
+        similarity = (largest[where] + mean[where]) / 2
+        np.maximum.at(excess, where, np.clip(offset + slope * similarity, -clip, clip) - needed[where])
+        bar = np.partition(excess, -most)[-most]
+        return np.asarray((excess >= max(bar - TIE, 0)) & (excess > -np.inf))
+
+    def _cosines(self, queries: F32, mean: Callable[[str], F64], version: int) -> tuple[F32, I64, NDArray[np.intp]]:
+        """(R, N) cosines to all rows, (N,) their identities' slots and (N,) their cameras' places in `_blocks`."""
+        moved, self._version = version != self._version, version
+        cosines, slots = [np.zeros((len(queries), 0), np.float32)], [np.zeros(0, np.int64)]
+        for camera, block in self._blocks.items():
+            n, centre = block.count, mean(camera).astype(np.float32)
+            rescale = moved or block.stale
+            vectors = np.concatenate([queries, centre[None]]) if rescale else queries
+            dots = (block.rows[:n] @ vectors.T).T  # (R or R + 1, n); the other way round takes 1.5 times as long
+            if rescale:
+                block.stale = False
+                square = block.square[:n] - 2 * dots[-1] + centre @ centre
+                block.scale[:n] = 1 / np.sqrt(np.maximum(square, 1e-12))
+            cosines.append((dots[: len(queries)] - (queries @ centre)[:, None]) * block.scale[:n])
+            slots.append(block.slots[:n])
+        counts = [block.count for block in self._blocks.values()]
+        return np.concatenate(cosines, 1), np.concatenate(slots), np.repeat(np.arange(len(counts)), counts)
 
     def _slot(self, identity: int, last: int) -> int:
         slot = self._slot_of.get(identity)

@@ -14,16 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from matcher.evidence import (
-    LEAST,
-    Candidate,
-    candidates,
-    centred,
-    evidence,
-    newcomers_per_s,
-    probability,
-    same_person,
-)
+from matcher.evidence import LEAST, Candidate, centred, compare, probability, same_person
 from matcher.state import Exemplar, Point, Pool, State, Tracklet
 from stream.messages import EventKind, Evidence, RunnerUp
 
@@ -213,11 +204,9 @@ def _end(state: State, tracklet: Tracklet) -> list[Decision]:
 def _assign(state: State, rows: Sequence[Tracklet], time: int, *, final: bool) -> list[Decision]:
     """Decide pending tracklets of one camera together, at most one per identity."""
     rules = state.rules
-    found = candidates(state, rows, time)
-    columns = sorted({c.identity for row in found for c in row})
-    log_odds = _matrix(state, rows, found, columns, time)
-    odds = np.exp(log_odds)
-    partner = _hungarian(log_odds)
+    compared = compare(state, rows, time)
+    found, columns = compared.found, compared.columns
+    odds, partner = np.exp(compared.log_odds), _hungarian(compared.log_odds)
     out = []
     for i, tracklet in enumerate(rows):
         due = final or time - tracklet.first >= rules.wait_ns
@@ -238,23 +227,6 @@ def _assign(state: State, rows: Sequence[Tracklet], time: int, *, final: bool) -
     return out
 
 
-def _matrix(
-    state: State, rows: Sequence[Tracklet], found: list[list[Candidate]], columns: list[int], time: int
-) -> NDArray[np.float64]:
-    """(R, C) log-odds, of columns that another row brought in too."""
-    out = np.full((len(rows), len(columns)), -np.inf)
-    place = {index: j for j, index in enumerate(columns)}
-    for i, (row, own) in enumerate(zip(rows, found, strict=True)):
-        missing = place.keys() - {c.identity for c in own}
-        rest: list[Candidate] = []
-        if missing:
-            query = centred(state, state.pools[row.name].vector, row.camera)
-            rest = evidence(state, row, query, missing, newcomers_per_s(state, time))
-        for candidate in [*own, *rest]:
-            out[i, place[candidate.identity]] = candidate.log_odds
-    return out
-
-
 def _hungarian(log_odds: NDArray[np.float64]) -> list[int | None]:
     """For each row its column, or None: nobody at a cost of 0."""
     rows, columns = log_odds.shape
@@ -269,11 +241,10 @@ def _room(state: State, columns: Sequence[int]) -> bool:
     """Make room for one more identity; False when nobody can be let go now."""
     if len(state.identities) < state.rules.max_identities:
         return True
-    spared = state.busy() | set(columns)
-    others = [(identity.last, index) for index, identity in state.identities.items() if index not in spared]
-    if not others:
+    oldest = state.mirror.oldest(state.busy() | set(columns))
+    if oldest is None:
         return False
-    state.remove(min(others)[1])
+    state.remove(oldest)
     state.count("evicted")
     return True
 

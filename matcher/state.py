@@ -154,6 +154,8 @@ class State:
         self._expiry: list[tuple[int, int, str]] = []
         self._means_version = 0
         self._centres: dict[str, F64] = {}
+        self.centroids: dict[int, F64] = {}
+        """Kept by `matcher.evidence`, forgotten here when exemplars or means change."""
 
     # tracklets
 
@@ -250,6 +252,7 @@ class State:
         """Add or overwrite the one of its tracklet."""
         known = exemplar.tracklet in self.exemplars[index]
         self.exemplars[index][exemplar.tracklet] = exemplar
+        self.centroids.pop(index, None)
         self._mirror(index, exemplar)
         if not known:
             heapq.heappush(self._expiry, (exemplar.time, index, exemplar.tracklet))
@@ -265,6 +268,7 @@ class State:
 
     def _drop(self, index: int, tracklet: str) -> None:
         del self.exemplars[index][tracklet]
+        self.centroids.pop(index, None)
         self.mirror.drop(index, tracklet)
         self.dirty.add(f"exemplar/{index}/{tracklet}")
 
@@ -301,6 +305,7 @@ class State:
     def _means_changed(self) -> None:
         self._means_version += 1
         self._centres.clear()
+        self.centroids.clear()
 
     # retention
 
