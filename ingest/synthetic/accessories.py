@@ -11,33 +11,33 @@ from ingest.synthetic.tailor import Tailor
 
 Place = tuple[float, float, float]
 
+_HAIR = ("bald", "short", "bob", "long", "pony", "bun", "curly")
+_HAIR_SHARE = {True: (0.02, 0.13, 0.18, 0.34, 0.15, 0.10, 0.08), False: (0.15, 0.66, 0.07, 0.03, 0.015, 0.005, 0.07)}
+
 
 def add_head(tailor: Tailor) -> None:
     """Add neck and head with a face, hair and perhaps a hat."""
     rng, build = tailor.rng, tailor.build
     beard = 0.0 if tailor.feminine or rng.random() < 0.55 else float(rng.choice([0.25, 0.55, 0.9]))
     glasses = bool(rng.random() < 0.2)
-    texture = tailor.texture(clothes.face(rng, tailor.skin, tailor.hair, beard, glasses), "smooth", 0.3)
+    kind = str(rng.choice(_HAIR, p=_HAIR_SHARE[tailor.feminine]))
+    tailor.traits["hair"] = kind
+    face = clothes.face(rng, tailor.skin, tailor.hair, bald=kind == "bald", beard=beard, glasses=glasses)
+    texture = tailor.texture(face, "smooth", 0.3)
     grid = shape.head(build, rows=21, columns=20)
     level = (grid[..., 2] / build.height_m - CHIN) / build.head
     shade = np.where(level < 0, 0.78 + 0.1 * np.clip(-level / 0.05, 0, 1), 1.0)
     tailor.grids.add(grid, texture, HEAD_PART, [HEAD, CHEST], [0.838], half=0.015, occlusion=shade)
     hat = str(rng.choice(["none", "cap", "beanie", "brim", "hood", "scarf"], p=[0.79, 0.08, 0.055, 0.025, 0.03, 0.02]))
     tailor.traits["hat"] = hat
-    _hair(tailor, hat)
+    if kind != "bald" and hat not in ("hood", "scarf"):
+        _hair(tailor, kind, hat)
     if hat != "none":
         _hat(tailor, hat)
 
 
-def _hair(tailor: Tailor, hat: str) -> None:
+def _hair(tailor: Tailor, kind: str, hat: str) -> None:
     rng, build, k = tailor.rng, tailor.build, tailor.build.height_m
-    share = (
-        [0.02, 0.13, 0.18, 0.34, 0.15, 0.10, 0.08] if tailor.feminine else [0.15, 0.66, 0.07, 0.03, 0.015, 0.005, 0.07]
-    )
-    kind = str(rng.choice(["bald", "short", "bob", "long", "pony", "bun", "curly"], p=share))
-    tailor.traits["hair"] = kind
-    if hat in ("hood", "scarf") or kind == "bald":
-        return
     sheet = clothes.plain(tailor.hair) * np.linspace(1.08, 0.85, clothes.SIZE)[:, None, None]
     if rng.random() < 0.1:
         sheet[int(rng.integers(25, 45)) :] = colours.draw_hair(rng)

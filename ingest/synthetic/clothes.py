@@ -302,43 +302,52 @@ def skin_sheet(rng: np.random.Generator, skin: Colour) -> Sheet:
     return np.asarray(np.clip(skin * (1 + 0.03 * noise(rng, 5, 5)[..., None]), 0, 255))
 
 
-def face(rng: np.random.Generator, skin: Colour, hair: Colour, beard: float, glasses: bool) -> Sheet:
-    """Head and neck: eyes, brows, mouth, cheeks; a beard or stubble of a density from 0 to 1; glasses.
+def face(
+    rng: np.random.Generator,
+    skin: Colour,
+    hair: Colour,
+    *,
+    bald: bool = False,
+    beard: float = 0.0,
+    glasses: bool = False,
+) -> Sheet:
+    """Head and neck: eyes, brows, mouth, cheeks, scalp; a beard or stubble of a density from 0 to 1; glasses.
 
-    Rows run from the crown (0) to the base of the neck (63); the chin lies at row 45.
+    Rows run from the crown (0) to the base of the neck (63): the hair begins at row 11, eyes lie at 22, the chin at 44.
     """
     sheet = skin_sheet(rng, skin)
     away = np.abs(_U - 0.5)
     row = _V * SIZE
     red = np.array([1.05, 0.90, 0.88])
-    sheet[(np.abs(row - 34) < 3) & (np.abs(away - 0.09) < 0.035)] *= red
-    sheet[np.abs(row - 27.5) + np.abs(away - 0.068) * 60 < 2.6] *= 0.72  # sockets
-    eyes = (np.abs(row - 27.5) < 1.1) & (np.abs(away - 0.068) < 0.027)
+    sheet[(np.abs(row - 29) < 3) & (np.abs(away - 0.09) < 0.035)] *= red
+    sheet[np.abs(row - 22) + np.abs(away - 0.068) * 60 < 2.6] *= 0.72  # sockets
+    eyes = (np.abs(row - 22) < 1.1) & (np.abs(away - 0.068) < 0.027)
     sheet[eyes] = np.where((np.abs(away - 0.068) < 0.013)[eyes][:, None], 35.0, 205.0)
-    brow = 0.45 * hair + 0.3 * skin * 0.5
-    sheet[(np.abs(row - 24.3 + 9 * (away - 0.068)) < 0.9) & (np.abs(away - 0.072) < 0.038)] = brow
-    sheet[(np.abs(row - 34.5) < 0.8) & (away < 0.028)] *= 0.72  # under the nose
+    brow = 0.45 * hair + 0.15 * skin
+    sheet[(np.abs(row - 18.9 + 9 * (away - 0.068)) < 0.9) & (np.abs(away - 0.072) < 0.038)] = brow
+    sheet[(np.abs(row - 29.8) < 0.8) & (away < 0.028)] *= 0.72  # under the nose
     lips = skin * np.array([0.82, 0.58, 0.58]) if rng.random() < 0.8 else np.array([150.0, 40, 50])
-    sheet[(np.abs(row - 38.2) + away * 25 < 2.0) & (away < 0.055)] = lips
-    sheet[(np.abs(away - 0.25) < 0.03) & (np.abs(row - 30) < 4)] *= np.array([1.0, 0.88, 0.86])  # ears
+    sheet[(np.abs(row - 34.4) + away * 25 < 2.0) & (away < 0.055)] = lips
+    sheet[(np.abs(away - 0.25) < 0.03) & (np.abs(row - 23) < 4)] *= np.array([1.0, 0.88, 0.86])  # ears
     if beard > 0:
-        jaw = (
-            (row > 31 + 22 * np.clip(0.14 - away, 0, 1))
-            & (row < 47)
-            & (away < 0.25)
-            & ~((np.abs(row - 38.2) < 1.0) & (away < 0.045))
-        )
-        moustache = (np.abs(row - 36) < 1.0) & (away < 0.06)
+        jaw = (row > 27 + 22 * np.clip(0.14 - away, 0, 1)) & (row < 46) & (away < 0.25)
+        jaw &= ~((np.abs(row - 34.4) < 1.0) & (away < 0.045))
+        moustache = (np.abs(row - 32) < 1.0) & (away < 0.06)
         cover = beard * (jaw | moustache)[..., None]
         sheet = sheet * (1 - cover) + (0.75 * hair + 8) * cover
+    scalp = (row < 10.5 + 14 * np.clip((away - 0.16) / 0.08, 0, 1) + 16 * np.clip((away - 0.29) / 0.06, 0, 1))[
+        ..., None
+    ]
+    growth = float(rng.choice([0.0, 0.25, 0.5])) if bald else 0.92
+    sheet = sheet * (1 - growth * scalp) + growth * scalp * hair * 0.85
     if glasses:
         rim = 25.0 if rng.random() < 0.8 else 120.0
-        lens = (np.abs(row - 27.6) < 2.4) & (np.abs(away - 0.07) < 0.048)
-        inside = (np.abs(row - 27.6) < 1.5) & (np.abs(away - 0.07) < 0.036)
+        lens = (np.abs(row - 22.1) < 2.4) & (np.abs(away - 0.07) < 0.048)
+        inside = (np.abs(row - 22.1) < 1.5) & (np.abs(away - 0.07) < 0.036)
         sheet[lens & ~inside] = rim
         sheet[inside] *= rng.choice([0.3, 0.9])
-        sheet[(np.abs(row - 27) < 0.7) & (away < 0.25) & (away > 0.11)] = rim
-    sheet[row > 47] *= 0.86
+        sheet[(np.abs(row - 21.5) < 0.7) & (away < 0.25) & (away > 0.11)] = rim
+    sheet[row > 46] *= 0.86
     return np.asarray(np.clip(sheet, 0, 255))
 
 
