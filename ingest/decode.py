@@ -170,7 +170,7 @@ class Video:
         while True:
             packets = cast("Generator[Packet[VideoStream]]", self._container.demux(self._stream))
             try:
-                with _errors(self._where, silence_s(), opening=False), contextlib.closing(packets):
+                with _errors(self._camera.kind, self._where, silence_s(), opening=False), contextlib.closing(packets):
                     for packet in packets:
                         heard_ns = self._wall.now_ns()
                         yield packet, heard_ns
@@ -225,7 +225,7 @@ def open_video(
         target = f"file:{path.absolute()}"
     else:
         target = camera.url
-    with _errors(where, open_timeout_s, opening=True):
+    with _errors(kind, where, open_timeout_s, opening=True):
         container = av.open(
             target,
             "r",
@@ -277,7 +277,7 @@ def _video_stream(container: InputContainer, where: str) -> VideoStream:
 
 
 @contextlib.contextmanager
-def _errors(where: str, timeout_s: float, *, opening: bool) -> Iterator[None]:
+def _errors(kind: Kind, where: str, timeout_s: float, *, opening: bool) -> Iterator[None]:
     """Translate FFmpeg's errors; the originals hold the url with its password and are cut off."""
     began_s = time.monotonic()
     try:
@@ -306,4 +306,6 @@ def _errors(where: str, timeout_s: float, *, opening: bool) -> Iterator[None]:
         raise NotAVideo(f"{where} is not a video, or is cut off: {(error.strerror or 'unreadable').lower()}") from None
     except av.error.FFmpegError as error:
         reason = (error.strerror or type(error).__name__).lower()
+        if kind in ("file", "synthetic"):
+            raise NotAVideo(f"{where} is not a video, or is cut off: {reason}") from None
         raise CameraUnreachable(f"{where} {'cannot be reached' if opening else 'broke off'}: {reason}") from None

@@ -73,7 +73,7 @@ def _container_times(camera: CameraSettings, video: Video) -> Iterator[tuple[Pic
         time_ns = time_ns if picture.time_ns is None else picture.time_ns
         latest_ns = max(latest_ns, time_ns)
         yield picture, time_ns
-    if video.duration_ns is not None and latest_ns < video.duration_ns - SECOND_NS:
+    if latest_ns and video.duration_ns is not None and latest_ns < video.duration_ns - SECOND_NS:
         log.warning(
             "camera %s: %s is cut off: it says %.1f s and ends after %.1f s; what is there is used",
             camera.id, camera.shown_url, video.duration_ns / 1e9, latest_ns / 1e9,
@@ -102,9 +102,7 @@ def _to_its_end(
             count += 1
             yield item
     except CameraError as error:
-        if count == 0:
-            raise
-        log.warning("%s; the %d pictures before that are used", error, count)
-        return
+        if count:
+            log.warning("%s; the %d pictures before that are used", error, count)
     if count == 0:
         raise NotAVideo(f"camera {camera.id}: {camera.shown_url} holds no picture that can be decoded")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import simplejpeg
 from clips import numbered_picture, write_clip
-from feeds import frames_of, number_of, play
+from feeds import MjpegCamera, frames_of, http_server, number_of, play
 from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
@@ -235,8 +235,19 @@ def _sound(path: Path) -> None:
         sound.writeframes(bytes(16000))
 
 
-def _playlist(path: Path) -> None:
-    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/secret.ts\n#EXT-X-ENDLIST\n")
+def _pictures_destroyed(path: Path) -> None:
+    data = bytearray(write_clip(path, frames=100).read_bytes())
+    for at in range(
+        188 * 6, len(data), 188
+    ):  # the payload of every packet but the first ones, which describe the stream
+        data[at + 60 : at + 188] = np.random.default_rng(at).bytes(128)
+    path.write_bytes(data)
+
+
+def _header(path: Path) -> None:
+    write_clip(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"\x1f\x43\xb6\x75")])  # up to the first cluster, where pictures begin
 
 
 @pytest.mark.parametrize(
@@ -252,7 +263,10 @@ def _playlist(path: Path) -> None:
         pytest.param(_picture, "a.mp4", NotAVideo, "is not a video but a single picture", id="a picture"),
         pytest.param(_no_index, "a.mp4", NotAVideo, "is not a video, or is cut off", id="MP4 without its end"),
         pytest.param(_sound, "a.mp4", NotAVideo, "has no video", id="sound"),
-        pytest.param(_playlist, "a.m3u8", CameraError, "camera hall", id="a playlist that points to the network"),
+        pytest.param(
+            _pictures_destroyed, "a.ts", NotAVideo, "holds no picture that can be decoded", id="no picture left"
+        ),
+        pytest.param(_header, "a.mkv", NotAVideo, "is cut off: ", id="a header alone"),
     ],
 )
 def test_a_file_that_cannot_be_used_ends_the_source_with_one_line(
@@ -266,6 +280,22 @@ def test_a_file_that_cannot_be_used_ends_the_source_with_one_line(
     assert line.startswith(f"camera hall: {path}")
     assert said in line
     assert "\n" not in line
+
+
+def test_a_playlist_that_is_a_file_cannot_open_the_network(tmp_path: Path) -> None:
+    asked = threading.Event()
+
+    class Listening(MjpegCamera):
+        def do_GET(self) -> None:  # noqa: N802
+            asked.set()
+            super().do_GET()
+
+    with http_server(Listening) as address:
+        playlist = tmp_path / "a.m3u8"
+        playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://{address}/a.ts\n#EXT-X-ENDLIST\n")
+        with pytest.raises(CameraError, match="camera hall"):
+            play(camera(playlist))
+    assert not asked.is_set()
 
 
 def test_a_film_whose_clock_goes_back_goes_on_without_a_gap(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
