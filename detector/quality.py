@@ -14,7 +14,7 @@ SHARP = 60.0  # variance of the Laplacian (grey levels squared, at 64 pixels hei
 BLURRED = 0.5  # what is left of a crop that is nothing but blur
 HIDDEN_MOST = 0.7  # hidden to this share by others: nothing is left
 BORDER = 0.02  # a box that ends within this share of its own height from the picture's edge is cut off there
-CUT = 0.5  # what is left of a crop that the picture's edge cuts
+CUT = 0.4  # what is left of a crop that the picture's edge cuts
 
 
 def quality(xyxy: Boxes, crops: Sequence[NDArray[np.uint8]], size_hw: tuple[int, int]) -> NDArray[np.float32]:
