@@ -6,7 +6,7 @@ import numpy as np
 
 from ingest.synthetic import clothes, colours, shape
 from ingest.synthetic.body import CHEST, GRIP, HEAD, HEAD_PART, PELVIS, SPINE, TORSO_PART
-from ingest.synthetic.shape import CHIN
+from ingest.synthetic.build import CHIN
 from ingest.synthetic.tailor import Tailor
 
 Place = tuple[float, float, float]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ingest.synthetic import clothes, shape
+from ingest.synthetic import clothes
 from ingest.synthetic.accessories import add_bag, add_head, wrap_scarf
 from ingest.synthetic.body import Appearance
+from ingest.synthetic.build import landmarks, pivots
 from ingest.synthetic.colours import Wardrobe, draw_wardrobe
 from ingest.synthetic.outfit import dress, dress_feet
 from ingest.synthetic.tailor import Tailor
@@ -37,8 +38,8 @@ def draw_appearance(rng: np.random.Generator, wardrobe: Wardrobe | None = None) 
     return Appearance(
         height_m=build.height_m,
         stride_m=float(4 * 0.49 * build.height_m * np.sin(hip)),
-        pivots=shape.pivots(build).astype(np.float32),
-        landmarks=shape.landmarks(build).astype(np.float32),
+        pivots=pivots(build).astype(np.float32),
+        landmarks=landmarks(build).astype(np.float32),
         gait=np.array(gait, np.float32),
         fine=fine,
         coarse=coarse,

@@ -16,8 +16,8 @@ from ingest.synthetic.body import (
     SHIN,
     TORSO_PART,
 )
+from ingest.synthetic.build import CROTCH, ELBOW, WAIST, WRIST
 from ingest.synthetic.clothes import Folds, Sheet
-from ingest.synthetic.shape import CROTCH, ELBOW, WAIST, WRIST
 from ingest.synthetic.tailor import Tailor
 
 _TOPS = ("tee", "shirt", "sweater", "tank", "dress", "jacket", "open jacket", "coat", "open coat")

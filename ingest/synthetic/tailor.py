@@ -22,10 +22,10 @@ from ingest.synthetic.body import (
     UPPER_ARM_PART,
     UPPER_LEG_PART,
 )
+from ingest.synthetic.build import ANKLE, CROTCH, ELBOW, HIP, KNEE, draw_build
 from ingest.synthetic.clothes import Sheet, Texture
 from ingest.synthetic.colours import Wardrobe
 from ingest.synthetic.grids import Grids
-from ingest.synthetic.shape import ANKLE, CROTCH, ELBOW, HIP, KNEE
 
 Points = NDArray[np.float64]
 
@@ -43,7 +43,7 @@ class Tailor:
     def __init__(self, rng: np.random.Generator, wardrobe: Wardrobe) -> None:
         self.rng = rng
         self.wardrobe = wardrobe
-        self.build = shape.draw_build(rng)
+        self.build = draw_build(rng)
         self.feminine = bool(rng.random() < np.clip((1.06 - self.build.shoulder) / 0.12, 0.05, 0.95))
         self.skin = colours.draw_skin(rng)
         self.hair = colours.draw_hair(rng)
