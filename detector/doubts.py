@@ -53,9 +53,9 @@ class Doubts:
         doubt.margin = min(doubt.margin, margin)
         doubt.clear, doubt.now = 0, {}
 
-    def everybody(self) -> list[int]:
+    def everybody(self) -> set[int]:
         """Tracks in any doubt."""
-        return [one for pair in self._open for one in pair]
+        return {one for pair in self._open for one in pair}
 
     def settle(
         self, alive: Collection[int], clear: Mapping[int, Look], apart: Collection[tuple[int, int]]

@@ -95,7 +95,7 @@ class Tracker:
         self._look(rows, looks[boxes], clear[boxes])
         self._settle(rows[clear[boxes]], xyxy[boxes][clear[boxes]], looks[boxes][clear[boxes]])
 
-        ambiguous = close[boxes] | np.isin(self._ids[rows], self._doubts.everybody())
+        ambiguous = close[boxes] | self._in_doubt(rows)
         tracked = Tracked(boxes, self._numbers[rows].copy(), ambiguous)
         born = np.flatnonzero((track_of < 0) & (scores >= self._settings.new_score))
         self._add(xywh[born], now_s)
@@ -139,13 +139,15 @@ class Tracker:
         track_of = np.full(len(scores), -1, np.intp)
         high = scores >= self._settings.high_score
         confirmed, in_sight = self._numbers > 0, self._seen_s == before_s
+        taken = np.zeros(len(cost), bool)
         for those, these in ((confirmed, high), (confirmed & in_sight, ~high), (~confirmed, high)):
-            free_rows = np.flatnonzero(those & ~np.isin(np.arange(len(those)), track_of))
+            free_rows = np.flatnonzero(those & ~taken)
             free_boxes = np.flatnonzero(these & (track_of < 0))
             gain = np.minimum(cost[np.ix_(free_rows, free_boxes)] - NEW_COST, 0)
             chosen_rows, chosen_boxes = linear_sum_assignment(gain)
             good = gain[chosen_rows, chosen_boxes] < 0
             track_of[free_boxes[chosen_boxes[good]]] = free_rows[chosen_rows[good]]
+            taken[free_rows[chosen_rows[good]]] = True
         close = np.zeros(len(scores), bool)
         fresh = np.flatnonzero((track_of < 0) & (scores >= self._settings.new_score))
         if len(fresh):  # the track might as well have taken the box that now begins another
@@ -172,9 +174,14 @@ class Tracker:
             known = {int(self._ids[one]): self._looks[one].copy() for one in (row, other) if self._looked[one] > 0}
             self._doubts.add(int(self._ids[row]), int(self._ids[other]), float(margin[row, other]), known)
 
+    def _in_doubt(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """(M,) which of the tracks at `rows` are in any doubt."""
+        doubtful = self._doubts.everybody()
+        return np.array([one in doubtful for one in self._ids[rows].tolist()], bool)
+
     def _look(self, rows: NDArray[np.intp], looks: NDArray[np.float32], clear: NDArray[np.bool_]) -> None:
         """Learn the colours of who is clear to see and in no doubt; the last five frames count most."""
-        learn = clear & ~np.isin(self._ids[rows], self._doubts.everybody())
+        learn = clear & ~self._in_doubt(rows)
         rows, looks = rows[learn], looks[learn]
         self._looked[rows] = np.minimum(self._looked[rows] + 1, 5)
         self._looks[rows] += (looks - self._looks[rows]) / self._looked[rows, None]
