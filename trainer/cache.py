@@ -15,6 +15,7 @@ import platformdirs
 from numpy.typing import NDArray
 
 import ingest.synthetic
+from stream.errors import DataError
 from trainer.data import Pictures
 
 Draw = Callable[[int], dict[str, NDArray[Any]]]
@@ -48,8 +49,13 @@ def drawn(
     `key` and the drawing code's own text name the cache, so a changed drawing is drawn anew. A run that was cut short goes on with
     the shards it lacks.
     """
-    folder = platformdirs.user_cache_path("sightline") / "training" / f"{name}-{_digest(key)}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _root() / f"{name}-{_digest(key)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be made ({error.strerror}): point SIGHTLINE_CACHE to a folder that can be written"
+        ) from error
     missing = [shard for shard in range(shards) if not (folder / str(shard)).is_dir()]
     if missing:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -59,6 +65,12 @@ def drawn(
                 report(done, shards)
     names = sorted(path.stem for path in (folder / "0").glob("*.npy"))
     return {each: [np.load(folder / str(s) / f"{each}.npy", mmap_mode="r") for s in range(shards)] for each in names}
+
+
+def _root() -> Path:
+    """Below $SIGHTLINE_CACHE, as the clips are, else the user's cache folder."""
+    root = os.environ.get("SIGHTLINE_CACHE")
+    return (Path(root) if root else platformdirs.user_cache_path("sightline")) / "training"
 
 
 def _write(folder: Path, shard: int, draw: Draw) -> None:

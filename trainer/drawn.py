@@ -29,7 +29,9 @@ TEST = 900_000
 SEEDS = 1_000_000
 """Shards per seed of a recipe; shard s of seed n is drawn from n * SEEDS + s."""
 
-SCENE_HW = (288, 512)
+SCENE_HW = (256, 416)
+SITE_HW = (288, 512)
+"""Sites are drawn at this size for training, of which each picture keeps a window of `SCENE_HW`."""
 SCENES_PER_SHARD = 80
 MOST_PEOPLE = 24
 
@@ -124,7 +126,7 @@ def _draw_people(seed: int) -> Shard:
 def _draw_scenes(seed: int, size_hw: tuple[int, int] = SCENE_HW) -> Shard:
     """Random pictures, nothing in them the same twice."""
     rng = np.random.default_rng([seed, 3])
-    drawn_ = [draw_scene(rng) for _ in range(SCENES_PER_SHARD)]
+    drawn_ = [draw_scene(rng, size_hw) for _ in range(SCENES_PER_SHARD)]
     xyxy, visible = pad_people([(boxes, seen) for _, boxes, seen in drawn_], MOST_PEOPLE)
     return {"images": np.stack([image for image, _, _ in drawn_]), "xyxy": xyxy, "visible": visible}
 
@@ -132,7 +134,7 @@ def _draw_scenes(seed: int, size_hw: tuple[int, int] = SCENE_HW) -> Shard:
 def _draw_sites(seed: int, size_hw: tuple[int, int] = SCENE_HW) -> Shard:
     """One site, a share of the pictures from each of its four cameras."""
     rng = np.random.default_rng([seed, 1])
-    settings = _site(rng, seed, size_hw)
+    settings = _site(rng, seed, SITE_HW if size_hw == SCENE_HW else size_hw)
     images, people = [], []
     for camera in range(settings.cameras):
         view = View(settings, camera)
@@ -141,7 +143,19 @@ def _draw_sites(seed: int, size_hw: tuple[int, int] = SCENE_HW) -> Shard:
             images.append(compress(image, rng))
             people.append((truth.xyxy, truth.visible))
     xyxy, visible = pad_people(people, MOST_PEOPLE)
-    return {"images": np.stack(images), "xyxy": xyxy, "visible": visible}
+    if size_hw != SCENE_HW:
+        return {"images": np.stack(images), "xyxy": xyxy, "visible": visible}
+    return windows(np.stack(images), xyxy, visible, rng)
+
+
+def windows(images: U8, xyxy: F32, visible: F32, rng: np.random.Generator) -> Shard:
+    """A window of `SCENE_HW` out of each picture, anywhere; boxes move with it and may reach beyond it."""
+    height, width = SCENE_HW
+    top = rng.integers(0, images.shape[1] - height + 1, len(images))
+    left = rng.integers(0, images.shape[2] - width + 1, len(images))
+    cut = [image[y : y + height, x : x + width] for image, y, x in zip(images, top, left, strict=True)]
+    shift = np.stack([left, top, left, top], 1)[:, None]
+    return {"images": np.stack(cut), "xyxy": (xyxy - shift).astype(np.float32), "visible": visible}
 
 
 def _draw_walkers(seed: int) -> Shard:

@@ -91,6 +91,7 @@ def train(
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},  # norms and biases
         ],
         lr=recipe.learning_rate,
+        fused=True,  # the plain one takes an eighth of an OSNet step on a CPU
     )
     generator = torch.Generator().manual_seed(recipe.seed)
     path = output / "checkpoint.pt"

@@ -36,7 +36,7 @@ class OSNetRecipe(Recipe):
     method: Literal["osnet"] = "osnet"
     width: float = 0.25
     input_hw: tuple[Side, Side] = (128, 64)
-    people: Annotated[int, Field(ge=2)] = 3000
+    people: Annotated[int, Field(ge=2)] = 2000
     """Drawn single people; of a folder, all are taken."""
     sites: Annotated[int, Field(ge=0)] = 12
     """Drawn sites, each with 24 people more, cut out of its cameras' pictures."""
@@ -52,7 +52,7 @@ class DetectorRecipe(Recipe):
     """`trainer.methods.detector`."""
 
     method: Literal["detector"] = "detector"
-    input_hw: tuple[Side, Side] = (256, 448)
+    input_hw: tuple[Side, Side] = (256, 416)
     scenes: Count = 6000
     """Drawn random pictures."""
     sites: Annotated[int, Field(ge=0)] = 40

@@ -215,5 +215,6 @@ def detection_loss(
     target[positive] = iou.detach().clamp(0, 1)
     count = positive.sum().clamp_min(1)
     score = (quality_focal(logits, target) * (owner != -2)).sum() / count
-    box = ((1 - giou) * iou.detach().clamp_min(0.1)).sum() / count
+    weight = iou.detach().clamp_min(0.1)  # the better a cell's box, the more often suppression will keep it
+    box = ((1 - giou) * weight).sum() / weight.sum().clamp_min(1e-6)
     return score + box_weight * box

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from stream.errors import DataError
+from trainer.cache import drawn
+from trainer.drawn import windows
+
+
+def draw(shard):
+    if shard == 7:
+        raise DataError("shard 7 cannot be drawn")
+    return {"images": np.full((2, 4), shard, np.uint8), "labels": np.array([shard, shard + 10])}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path))
+
+
+def _drawn(shards, key=1, reports=None):
+    report = (lambda done, of: reports.append((done, of))) if reports is not None else (lambda done, of: None)
+    return drawn("test", draw, shards, key={"key": key}, workers=1, report=report)
+
+
+def test_what_is_there_is_not_drawn_again_and_what_lacks_is(tmp_path):
+    reports = []
+    first = _drawn(2, reports=reports)
+    assert [part.tolist() for part in first["labels"]] == [[0, 10], [1, 11]]
+    assert reports == [(1, 2), (2, 2)]
+    reports.clear()
+    assert len(_drawn(3, reports=reports)["images"]) == 3
+    assert reports == [(3, 3)]
+    reports.clear()
+    _drawn(3, reports=reports)
+    assert reports == []
+
+
+def test_another_key_is_drawn_anew(tmp_path):
+    reports = []
+    _drawn(1, key=1)
+    _drawn(1, key=2, reports=reports)
+    assert reports == [(1, 1)]
+
+
+def test_a_shard_that_fails_leaves_the_others_and_nothing_half_done(tmp_path):
+    with pytest.raises(DataError, match="shard 7"):
+        _drawn(8)
+    (folder,) = (tmp_path / "training").iterdir()
+    assert {path.name for path in folder.iterdir()} <= {str(shard) for shard in range(7)}
+
+
+def test_a_cache_that_cannot_be_written_is_said_with_the_remedy(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="point SIGHTLINE_CACHE to a folder that can be written"):
+        _drawn(1)
+
+
+def test_windows_move_people_with_their_pictures():
+    rng = np.random.default_rng(0)
+    images = np.zeros((6, 288, 512, 3), np.uint8)
+    images[:, 140:160, 250:260] = 255
+    xyxy = np.tile(np.array([250, 140, 260, 160], np.float32), (6, 1, 1))
+    cut = windows(images, xyxy, np.ones((6, 1), np.float32), rng)
+    assert cut["images"].shape == (6, 256, 416, 3)
+    for image, box in zip(cut["images"], cut["xyxy"], strict=True):
+        rows, columns = np.nonzero(image[..., 0])
+        assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == box[0].tolist()
+    assert len(np.unique(cut["xyxy"][:, 0, 0])) > 1
