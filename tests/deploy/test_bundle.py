@@ -10,6 +10,7 @@ import pytest
 from deploy import backends, bundle
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.bundle import Bundle, load_bundle, synthetic_only_warning, write_bundle
+from deploy.cli import status_of
 from stream.errors import BundleError
 from stream.model import ModelCard
 from tests.deploy import tiny_models
@@ -49,6 +50,23 @@ def test_a_flipped_byte_is_refused(written: Bundle, name: str, place: float) -> 
     path.write_bytes(data)
     with pytest.raises(BundleError, match=rf"{name}: altered or damaged: its SHA-256 begins \w{{12}}, the card says"):
         load_bundle(written.path)
+
+
+def test_a_command_says_a_flipped_byte_in_one_line(
+    written: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_card(written.path, kind="detector")
+    model = bytearray(written.model.read_bytes())
+    model[len(model) // 2] ^= 1
+    written.model.write_bytes(model)
+    site = tmp_path / "site.toml"
+    site.write_text(
+        f'[site]\nname = "s"\n[[camera]]\nid = "a"\nurl = "synthetic://?seed=1"\n[detector]\nbundle = "{written.path}"\n'
+    )
+    assert status_of(["plan", str(site)]) == 1
+    said = capsys.readouterr().err
+    assert "model.onnx: altered or damaged" in said
+    assert said.count("\n") == 1
 
 
 def test_every_flipped_byte_of_a_card_is_refused_or_leaves_a_readable_card(written: Bundle) -> None:
