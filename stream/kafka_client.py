@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -20,6 +21,31 @@ BOOTSTRAP_TIMEOUT_S = 2.0
 MAX_RECORD_BYTES = 900_000
 """Largest message that is written; with its batch it fits the 1 MiB that brokers take by default."""
 MAX_BATCH_BYTES = 1 << 20
+
+
+class _LastFailure(logging.Filter):
+    """Why a connection failed: kafka-python says so in its log alone, its errors know only that time ran out."""
+
+    kind, text = "", ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep the words, not the exception, which would hold the connection; and nothing of it reaches the log."""
+        error = next((a for a in record.args or () if isinstance(a, Exception)), None)
+        if error is not None and record.msg.startswith("Bootstrap connection"):
+            kind, text = type(error).__name__, " ".join(str(error).split())[:200]
+            if not self.kind or "Sasl" in kind or "SSL" in text:  # the last try of all is cut short: it says nothing
+                self.kind, self.text = kind, text
+        return False
+
+    def forget(self) -> None:
+        """A new client begins."""
+        self.kind = self.text = ""
+
+
+_last_failure = _LastFailure()
+_connections = logging.getLogger("kafka.net.manager")
+_connections.addFilter(_last_failure)
+_connections.setLevel(logging.WARNING)
 
 
 def client_config(settings: KafkaSettings) -> dict[str, Any]:
@@ -56,6 +82,7 @@ def client_config(settings: KafkaSettings) -> dict[str, Any]:
 def build(kind: Callable[..., C], config: dict[str, Any]) -> C:
     """Make a producer, consumer or admin client. One that finds no broker leaves its thread behind: it is closed here."""
     made: list[KafkaNetClient] = []
+    _last_failure.forget()
 
     def network(**options: Any) -> KafkaNetClient:
         made.append(KafkaNetClient(**options))
@@ -79,12 +106,15 @@ def kafka_errors(settings: KafkaSettings, what: str) -> Iterator[None]:
     except theirs.UnknownTopicOrPartitionError:
         raise TransportError(f"{what}: no such topic or partition at {servers}") from None
     except theirs.RetriableError as error:
+        if "Sasl" in _last_failure.kind:
+            raise _refused(settings, what) from None
+        why = _last_failure.text or type(error).__name__
         raise BrokerUnreachable(
-            f"{what}: no Kafka broker answers at {servers} ({type(error).__name__}); check [kafka] bootstrap_servers, "
+            f"{what}: no Kafka broker answers at {servers} ({why}); check [kafka] bootstrap_servers, "
             f"security_protocol ({settings.security_protocol}) and that the broker runs"
         ) from None
     except theirs.SaslAuthenticationFailedError:
-        raise TransportError(f"{what}: {servers} refused [kafka] sasl_username or sasl_password") from None
+        raise _refused(settings, what) from None
     except theirs.AuthorizationError as error:
         user = f'user "{settings.sasl_username}"' if settings.sasl_username else "this client"
         raise TransportError(
@@ -98,6 +128,10 @@ def kafka_errors(settings: KafkaSettings, what: str) -> Iterator[None]:
         raise TransportError(f"{what}: {type(error).__name__}: {str(error)[:300]}") from None
     except (OSError, ValueError) as error:  # TLS files that are none, a server name that cannot be resolved
         raise TransportError(f"{what}: {type(error).__name__}: {str(error)[:300]}") from None
+
+
+def _refused(settings: KafkaSettings, what: str) -> TransportError:
+    return TransportError(f"{what}: {settings.bootstrap_servers} refused [kafka] sasl_username or sasl_password")
 
 
 def connect(

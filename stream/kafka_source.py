@@ -201,8 +201,8 @@ class KafkaSource(Generic[T]):
                 self._raise_gone()
                 raise
         for place, records in fetched.items():
-            if records and place.partition not in self._cursors.fetching():  # assigned within this very poll
-                self._cursors.assign(place.partition, records[0].offset)
+            if place.partition not in self._cursors.fetching():  # assigned within this very poll
+                self._cursors.assign(place.partition, self._committed_or(place, records[0].offset))
             for record in records:
                 self._take_in(place.partition, record)
         if fetched:
@@ -216,6 +216,15 @@ class KafkaSource(Generic[T]):
                 offset = self._consumer.position(place, timeout_ms=500)
                 if offset is not None:
                     self._cursors.assign(place.partition, offset)
+
+    def _committed_or(self, place: TopicPartition, first: int) -> int:
+        """Where the group stopped; `first`, the first record that came, where it never committed or nobody can say."""
+        if self._group is None:
+            return first
+        with self._using, contextlib.suppress(KafkaError):
+            committed = self._consumer.committed(place, timeout_ms=int(_COMMIT_TIMEOUT_S * 1000))
+            return first if committed is None else min(first, int(committed))
+        return first
 
     def _forget(self, partitions: set[int]) -> None:
         for partition in partitions:

@@ -1,10 +1,12 @@
 """Fixtures for all tests: real services, started once when first asked for, and the real clip and models."""
 
+import gc
 import logging
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
     # as `setup_logging` does; captured records would hold the sockets of refused connections until the session ends
     logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
+
+
+@pytest.fixture
+def refused_connections() -> Iterator[None]:
+    """For tests whose connections are refused: kafka-python leaves such sockets to the garbage collector."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "unclosed <", ResourceWarning)
+        yield
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The broker goes away and comes back: nothing hangs, live frames are shed and counted, the rest is kept and delivered in order."""
 
 import contextlib
-import gc
 import threading
 import time
 import uuid
@@ -20,14 +19,7 @@ from stream.telemetry import FRAMES_DROPPED
 
 RECOVERY_S = 10.0
 
-# kafka-python leaves the socket of a refused connection to the garbage collector
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def _sockets_of_refused_connections() -> Iterator[None]:
-    yield
-    gc.collect()
+pytestmark = pytest.mark.usefixtures("refused_connections")
 
 
 def frame(sequence: int, *, clock: str = "file", size: int = 1000, camera: str = "gate") -> Frame:
