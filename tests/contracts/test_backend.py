@@ -1,15 +1,23 @@
 """What every backend promises, over each of them."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from deploy import backends
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.backends.reference import ReferenceDetector, ReferenceEmbedder
+from deploy.bundle import SHIPPED, load_bundle
 from stream.model import Backend
 from tests.deploy import tiny_models
+
+
+def _shipped(name: str) -> Backend:
+    return backends.load(load_bundle(name))
+
 
 BACKENDS = [
     pytest.param(ReferenceDetector, id="reference detector"),
@@ -18,6 +26,10 @@ BACKENDS = [
     pytest.param(
         lambda: OnnxRuntimeBackend(tiny_models.embedder(batch=1), tiny_models.embedder_card(max_batch=1)),
         id="onnxruntime pinned to one image",
+    ),
+    *(
+        pytest.param(functools.partial(_shipped, card.parent.name), id=f"onnxruntime, {card.parent.name}")
+        for card in sorted(SHIPPED.glob("*/card.json"))
     ),
 ]
 
