@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from matcher.entities import Exemplar, Tracklet
 from matcher.rules import SECOND
-from matcher.state import ARRIVALS_NS, Exemplar, State, Tracklet
+from matcher.state import ARRIVALS_NS, State
 
 F64 = NDArray[np.float64]
 

@@ -53,7 +53,7 @@ class Step:
     clock_ns: int
     """Event time reached."""
     changes: Mapping[str, Change]
-    """By entity key of `matcher.state`."""
+    """By entity key of `matcher.entities`."""
     offsets: Mapping[int, int]
     """Partition -> next offset of the embeddings topic; what waits in the merge is not consumed."""
     places: Mapping[str, Place]
@@ -84,7 +84,7 @@ class Matcher:
         source: Pausable | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`cameras` in the order of their partitions, `state` and `places` as the gallery had them, `model` of the rows' bundle.
+        """`cameras` of the site, `state` and `places` as the gallery had them, `model` of the rows' bundle.
 
         `key` is the site's, `source` is what may be paused, `clock` the wall clock in seconds, which only the merge of a live
         site reads.

@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from stream.messages import CameraState, Embeddings
@@ -37,16 +38,26 @@ class Place(NamedTuple):
 @dataclass(slots=True)
 class _Queue:
     camera: str
+    order: int
+    """Which camera is first where times are equal."""
     waiting: deque[tuple[Record[Item], float]] = field(default_factory=deque)
     """Each with the wall clock of its arrival, seconds."""
     heard: int = -1
     """captured_at of the newest record: nothing older will come in order."""
     ended: bool = False
-    next_offset: int | None = None
+    next: dict[int, int] = field(default_factory=dict)
+    """Partition -> offset behind the newest record. One partition, unless a camera was given another."""
     last: tuple[int, int] = (-1, -1)
     """(stream, sequence) of the newest frame taken in."""
     frames: int = 0
     repeats: int = 0
+
+    def offsets(self) -> dict[int, int]:
+        """Partition -> offset of the first record that has not come out."""
+        found = dict(self.next)
+        for record, _ in reversed(self.waiting) if len(self.next) > 1 else islice(self.waiting, 1):
+            found[record.partition] = record.offset
+        return found
 
 
 class Merge:
@@ -60,9 +71,9 @@ class Merge:
         lateness_s: float,
         places: Mapping[str, Place] | None = None,
     ) -> None:
-        """`cameras` in the order of their partitions; `places` of those that were taken in part already."""
+        """`cameras` of the site, whom files wait for; `places` of those that were taken in part already."""
         self._live, self._lateness_s = live, lateness_s
-        self._queues = {partition: _Queue(camera) for partition, camera in enumerate(cameras)}
+        self._queues = {camera: _Queue(camera, order) for order, camera in enumerate(cameras)}
         for queue in self._queues.values():
             place = (places or {}).get(queue.camera, Place(-1, -1))
             queue.last, queue.ended = (place.stream, place.sequence), place.ended
@@ -72,8 +83,8 @@ class Merge:
     def push(self, record: Record[Item], now_s: float) -> None:
         """Take in one record; a frame that was seen before is dropped and counted."""
         message = record.message
-        queue = self._queues.setdefault(record.partition, _Queue(message.camera))
-        queue.next_offset = record.offset + 1
+        queue = self._queues.setdefault(message.camera, _Queue(message.camera, len(self._queues)))
+        queue.next[record.partition] = record.offset + 1
         if isinstance(message, Embeddings):
             key = (message.stream, message.sequence)
             if key <= queue.last:
@@ -90,31 +101,31 @@ class Merge:
 
     def pop(self, now_s: float, *, finished: bool = False) -> Iterator[Record[Item]]:
         """Records whose turn has come; all that wait when the input has `finished`."""
-        while heads := [(q.waiting[0][0].message.captured_at, p) for p, q in self._queues.items() if q.waiting]:
-            time, partition = min(heads)
-            record, arrived_s = self._queues[partition].waiting[0]
-            if not finished and not self._turn(time, arrived_s, now_s):
+        while queues := [queue for queue in self._queues.values() if queue.waiting]:
+            first = min(queues, key=lambda queue: (queue.waiting[0][0].message.captured_at, queue.order))
+            record, arrived_s = first.waiting[0]
+            if not finished and not self._turn(record.message.captured_at, arrived_s, now_s):
                 break
-            self._queues[partition].waiting.popleft()
+            first.waiting.popleft()
             MERGE_WAIT.observe(max(0.0, now_s - arrived_s))
             yield record
         self._depth.set(sum(len(queue.waiting) for queue in self._queues.values()))
 
     def offsets(self) -> dict[int, int]:
         """Partition -> offset of the first record that has not come out: where reading goes on after a restart."""
-        return {
-            partition: queue.waiting[0][0].offset if queue.waiting else queue.next_offset
-            for partition, queue in self._queues.items()
-            if queue.next_offset is not None
-        }
+        found: dict[int, int] = {}
+        for queue in self._queues.values():
+            for partition, offset in queue.offsets().items():
+                found[partition] = min(offset, found.get(partition, offset))
+        return dict(sorted(found.items()))
 
     def full(self) -> set[int]:
         """Partitions to pause."""
-        return {partition for partition, queue in self._queues.items() if len(queue.waiting) >= CAPACITY}
+        return {partition for q in self._queues.values() if len(q.waiting) >= CAPACITY for partition in q.next}
 
     def drained(self) -> set[int]:
         """Partitions that may be resumed."""
-        return {partition for partition, queue in self._queues.items() if len(queue.waiting) <= CAPACITY // 2}
+        return {partition for q in self._queues.values() if len(q.waiting) <= CAPACITY // 2 for partition in q.next}
 
     def repeated(self) -> dict[str, int]:
         """Cameras of which every frame so far was seen before, and how many: a file played again under the same start."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from matcher.merge import Place
 from matcher.redis_client import connect, redis_errors
+from matcher.redis_gallery import site_prefix, stored_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +28,17 @@ class Overview:
 
 def overview(url: str, site: str) -> Overview:
     """Ask the server at `url`. Raises GalleryUnreachable and GalleryRefused."""
-    prefix = f"sightline:{{{site}}}:"
+    prefix = site_prefix(site)
     with closing(connect(url)) as client, redis_errors(url):
-        meta = {key.decode(): value.decode() for key, value in client.hgetall(f"{prefix}meta").items()}
+        meta = {key.decode(): value for key, value in client.hgetall(f"{prefix}meta").items()}
         holder = client.get(f"{prefix}lease")
         identities = sum(1 for key in client.sscan_iter(f"{prefix}index") if b":identity/" in key)
-    places = {}
-    for key, value in meta.items():
-        if key.startswith("place/"):
-            stream, sequence, ended = (int(part) for part in value.split())
-            places[key.removeprefix("place/")] = Place(stream, sequence, bool(ended))
+    places = {key[6:]: stored_place(value) for key, value in meta.items() if key.startswith("place/")}
     return Overview(
         holder=holder.decode() if holder else None,
         epoch=int(meta.get("epoch", 0)),
         number=int(meta.get("number", 0)),
         identities=identities,
-        model=meta.get("model"),
+        model=meta["model"].decode() if "model" in meta else None,
         places=places,
     )

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from matcher.entities import Exemplar, Point, Pool, Tracklet
 from matcher.evidence import LEAST, Candidate, centred, compare, probability, same_person
-from matcher.state import Exemplar, Point, Pool, State, Tracklet
+from matcher.state import State
 from stream.messages import EventKind, Evidence, RunnerUp
 
 NEVER = 1e6  # cost of what is not to be assigned

@@ -34,13 +34,24 @@ RENEW_S = 2.0  # without anything to store, the lease is renewed this often
 MS = 1_000_000  # nanoseconds
 
 
+def site_prefix(site: str) -> str:
+    """In front of every key of a site."""
+    return f"sightline:{{{site}}}:"
+
+
+def stored_place(value: bytes) -> Place:
+    """A field ``place/C`` of meta."""
+    stream, sequence, ended = (int(part) for part in value.split())
+    return Place(stream, sequence, bool(ended))
+
+
 class RedisEvents:
     """The outbox of a site, for whoever reads it. Errors are GalleryUnreachable and GalleryRefused."""
 
     def __init__(self, url: str, site: str) -> None:
         self._url, self._site = url, site
         self._client = connect(url)
-        self._prefix = f"sightline:{{{site}}}:"
+        self._prefix = site_prefix(site)
         self._meta, self._events = self._prefix + "meta", self._prefix + "events"
 
     def events(self, after: int, *, limit: int = 500, wait_s: float = 0.0) -> Sequence[MatchEvent]:
@@ -136,7 +147,7 @@ class RedisGallery(RedisEvents):
                 self._client.srem(self._index, *gone)
         self._commit, self._number = int(meta.get("commit", 0)), int(meta.get("number", 0))
         offsets = {int(key[7:]): int(value) for key, value in meta.items() if key.startswith("offset/")}
-        places = {key[6:]: _place(value) for key, value in meta.items() if key.startswith("place/")}
+        places = {key[6:]: stored_place(value) for key, value in meta.items() if key.startswith("place/")}
         topic = meta["topic"].decode() if meta.get("topic") else None
         held = meta["model"].decode() if "model" in meta else None
         return Snapshot(entities, offsets, places, topic, self._number), held
@@ -213,11 +224,6 @@ def _batched(keys: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
 
 def _packed(place: Place) -> str:
     return f"{place.stream} {place.sequence} {int(place.ended)}"
-
-
-def _place(value: bytes) -> Place:
-    stream, sequence, ended = (int(part) for part in value.split())
-    return Place(stream, sequence, bool(ended))
 
 
 def _ms(seconds: float) -> int:

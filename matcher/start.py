@@ -60,8 +60,7 @@ def start(
 ) -> Started[S]:
     """Become the site's matcher, then open the source and go on from the gallery's offsets.
 
-    In this order, for a matcher that waits must not take partitions from the one it waits for. `cameras` stand in the order of
-    their partitions; `lasting` says that the topic outlives this process. Raises `OffsetGone` when records between the last
+    In this order, for a matcher that waits must not take partitions from the one it waits for. `lasting` says that the topic outlives this process. Raises `OffsetGone` when records between the last
     step and the oldest that is left are gone, unless `skip_lost`.
     """
     snapshot = gallery.acquire(takeover=takeover, stop=stop)

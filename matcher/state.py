@@ -1,15 +1,4 @@
-"""What the linking policy remembers of one site, entity by entity, so that a step stores only what it changed.
-
-Entities and their keys in the gallery:
-
-site                  clock, credit, next index, counters
-arrivals              recent newcomers
-mean/, mean/C         sums of pooled vectors, of the site and of camera C
-camera/C              the stream it is in
-ended/C/T             a tracklet that has ended and may not open again
-tracklet/T, pool/T    an open tracklet, and its pooled vector
-identity/I            who, when last seen where, whom it has met
-exemplar/I/T          what identity I looked like in tracklet T
+"""What the linking policy remembers of one site, and which parts of it a step has changed.
 
 While a tracklet is open, its identity's last sighting there is the tracklet's own: the identity is stored again only
 when it is decided, frozen, closed, meets somebody, or a quarter of its retention has passed.
@@ -17,119 +6,16 @@ when it is decided, frozen, closed, meets somebody, or a quarter of its retentio
 
 import bisect
 import heapq
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from matcher.entities import F32, F64, Exemplar, Identity, Mean, Point, Pool, Site, Tracklet, pack, unpack
 from matcher.mirror import Mirror
 from matcher.rules import SECOND, Rules
 
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-Point = tuple[float, float]
-
 ARRIVALS_NS = 600 * SECOND  # newcomers are counted over this long
-
-
-class Site(msgspec.Struct, array_like=True):
-    """What every step changes."""
-
-    clock: int = -1
-    """Largest time of any step."""
-    first: int = -1
-    """Time of the first step."""
-    credit: float = 0.0
-    """False links that were allowed and not used."""
-    next_index: int = 0
-    counters: dict[str, int] = {}
-
-
-class Mean(msgspec.Struct, array_like=True):
-    """Aged sum of pooled vectors and how many they count for."""
-
-    total: F64
-    """(D,)"""
-    count: float = 0.0
-    time: int = 0
-    """Of the last addition."""
-
-    def add(self, vector: F32, time: int, retention_ns: int) -> None:
-        """What is older counts exp(-age / retention)."""
-        keep = math.exp(-max(0, time - self.time) / retention_ns)
-        self.total = self.total * keep + vector
-        self.count = self.count * keep + 1
-        self.time = max(self.time, time)
-
-
-class Exemplar(msgspec.Struct, array_like=True):
-    """What an identity looked like in one tracklet."""
-
-    tracklet: str
-    camera: str
-    vector: F32
-    """(D,) pooled, never normalised again."""
-    weight: float
-    time: int
-    """Of its last crop; gone at time + retention."""
-
-
-class Identity(msgspec.Struct, array_like=True):
-    """Somebody."""
-
-    index: int
-    founder: str
-    """The tracklet that founded it."""
-    last: int
-    seen: dict[str, int] = {}
-    """Per camera, when last."""
-    pos: dict[str, Point] = {}
-    """Per camera, where last: foot point as a share of the frame's width and height."""
-    met: set[int] = set()
-    """Identities that were in one picture with it, so are not it."""
-    saved: int = 0
-    """When it was last marked for storing."""
-
-
-class Pool(msgspec.Struct, array_like=True):
-    """Quality-weighted sum of a tracklet's vectors."""
-
-    total: F32
-    """(D,) sum of quality * vector"""
-    weight: float = 0.0
-    crops: int = 0
-    held: list[tuple[float, F32]] = []
-    """Crops in a row that look like somebody else: (quality, vector)."""
-
-    @property
-    def vector(self) -> F32:
-        """(D,) weighted mean, not normalised."""
-        return self.total / np.float32(self.weight)
-
-
-class Tracklet(msgspec.Struct, array_like=True):
-    """Somebody followed in one camera."""
-
-    name: str
-    camera: str
-    first: int
-    last: int
-    entry: Point
-    """Foot point when first seen."""
-    pos: Point
-    """Foot point when last seen."""
-    identity: int | None = None
-    """None while pending."""
-    probability: float = 0.0
-    """That it is its identity; 1 for the one that founded it."""
-    frozen: bool = False
-    """Somebody else took its place: it teaches nothing any more."""
-    fresh: bool = False
-    """Has crops that no decision has seen."""
-    last_crop: int = 0
 
 
 class State:
@@ -370,7 +256,7 @@ class State:
         """What changed since the last call, as stored; None: gone."""
         keys, self.dirty = sorted(self.dirty), set()
         found = ((key, self.entity(key)) for key in keys)
-        return {key: None if entity is None else _ENCODER.encode(entity) for key, entity in found}
+        return {key: None if entity is None else pack(entity) for key, entity in found}
 
     def expires(self, key: str) -> int | None:
         """When an entity that holds its own expiry must be gone, nanoseconds; None: with the whole state."""
@@ -382,23 +268,11 @@ class State:
         return None
 
 
-_KINDS: dict[str, Any] = {
-    "site": Site,
-    "arrivals": list[tuple[int, float]],
-    "mean": Mean,
-    "camera": int,
-    "ended": int,
-    "tracklet": Tracklet,
-    "pool": Pool,
-    "identity": Identity,
-    "exemplar": Exemplar,
-}
-
-
 def restore(rules: Rules, entities: Mapping[str, bytes]) -> State:
     """The state that wrote these entities, to the last bit of every number."""
     state = State(rules)
-    for key, entity in _decoded(entities):
+    for key, data in entities.items():
+        entity = unpack(key, data)
         kind, _, name = key.partition("/")
         match kind:
             case "site":
@@ -459,16 +333,3 @@ def _discard(recent: list[tuple[int, int]], entry: tuple[int, int]) -> None:
     place = bisect.bisect_left(recent, entry)
     if place < len(recent) and recent[place] == entry:
         del recent[place]
-
-
-def _decoded(entities: Mapping[str, bytes]) -> Iterator[tuple[str, Any]]:
-    for key, data in entities.items():
-        yield key, _DECODERS[key.partition("/")[0]].decode(data)
-
-
-def _to_array(kind: Any, value: Any) -> Any:
-    return np.frombuffer(value, np.float64 if kind == F64 else np.float32).copy()
-
-
-_ENCODER = msgspec.msgpack.Encoder(enc_hook=lambda array: array.tobytes())
-_DECODERS = {kind: msgspec.msgpack.Decoder(type_, dec_hook=_to_array) for kind, type_ in _KINDS.items()}

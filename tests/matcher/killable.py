@@ -1,4 +1,7 @@
-"""A matcher process for the kill tests: python killable.py RECORDS URL. Prints a line per commit."""
+"""A matcher process for the kill tests: python killable.py RECORDS URL.
+
+Prints a line per commit and waits for one before it goes on; at the end of its input it goes on by itself.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -20,6 +23,7 @@ class Gallery(RedisGallery):
         events = super().commit(steps)
         sys.stdout.write("stored\n")
         sys.stdout.flush()
+        sys.stdin.readline()
         return events
 
 

@@ -14,6 +14,11 @@ from .simulation import matcher_for, simulate
 KILLS = 20
 
 
+def matching(records, url):
+    command = [sys.executable, str(Path(__file__).with_name("killable.py")), str(records), url]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
 def test_a_matcher_killed_at_20_random_points_loses_no_event_and_says_none_twice(tmp_path, redis_server):
     site = simulate(7, seconds=150)
     records = tmp_path / "embeddings"
@@ -25,23 +30,20 @@ def test_a_matcher_killed_at_20_random_points_loses_no_event_and_says_none_twice
     expected = memory.events(0, limit=10**6)
 
     url = redis_server.removesuffix("/0") + "/7"
-    rng, killed, finished = random.Random(11), 0, False
-    commits = len(site.in_order()) // 16
-    while not finished:
-        process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("killable.py")), str(records), url], stdout=subprocess.PIPE
-        )
-        if killed < KILLS:
-            for _ in range(rng.randint(1, 2 * commits // KILLS - 4)):
-                process.stdout.readline()
-            time.sleep(rng.uniform(0, 0.01))  # anywhere between two commits, or within one
+    rng = random.Random(11)
+    most = len(site.in_order()) // 16 // KILLS - 2  # commits per life, so that all 20 end before the input does
+    for _ in range(KILLS):
+        with matching(records, url) as process:
+            for _ in range(rng.randint(0, most)):
+                assert process.stdout.readline() == b"stored\n"
+                process.stdin.write(b"go on\n")
+                process.stdin.flush()
+            time.sleep(rng.uniform(0, 0.015))  # anywhere in the next step or its commit
             process.kill()
-            assert process.wait() == -signal.SIGKILL, "it was through before it could be killed 20 times"
-            killed += 1
-        else:
-            assert process.wait(60) == 0
-            finished = True
-        process.stdout.close()
+            assert process.wait() == -signal.SIGKILL
+    with matching(records, url) as process:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
 
     gallery = RedisGallery(url, "sim", model="m", retention_ns=10**18, live=False)
     events = gallery.events(0, limit=10**6)

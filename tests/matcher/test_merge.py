@@ -160,7 +160,7 @@ def test_a_partition_with_256_waiting_records_is_full_until_half_are_gone():
         merger.push(frame("a", n), 0)
     assert CAPACITY == 256
     assert merger.full() == {0}
-    assert merger.drained() == {1}
+    assert merger.drained() == set()
     merger.push(frame("b", CAPACITY // 2 - 1), 0)
     out(merger)
     assert merger.drained() == {0, 1}
@@ -185,3 +185,22 @@ def test_a_site_of_files_says_whom_it_waits_for(caplog):
     assert not caplog.records
     assert out(merger, now=11) == []
     assert "waits for frames, or the end, of b" in caplog.text
+
+
+def test_partitions_may_have_any_numbers(caplog):
+    merger = merge("ab")
+    for n, ms in enumerate((0, 200)):
+        merger.push(Record(frame("a", ms).message, 7, n), 0)
+    merger.push(Record(frame("b", 100).message, 3, 0), 0)
+    assert out(merger) == [("a", 0), ("b", 100)]
+    assert merger.offsets() == {3: 1, 7: 1}
+
+
+def test_a_camera_that_was_given_another_partition_loses_nothing():
+    merger = merge("ab")
+    merger.push(Record(frame("a", 0).message, 0, 5), 0)
+    merger.push(Record(frame("a", 200).message, 2, 0), 0)
+    assert merger.offsets() == {0: 5, 2: 0}
+    merger.push(frame("b", 100), 0)
+    assert out(merger) == [("a", 0), ("b", 100)]
+    assert merger.offsets() == {0: 6, 1: 101, 2: 0}

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from matcher import evidence
+from matcher.entities import Exemplar, Identity
 from matcher.policy import Seen, Sighting, step
 from matcher.rules import SECOND
-from matcher.state import Exemplar, Identity, State
+from matcher.state import State
 
 from .sites import A, Track, e, like, play, records, rules, said
 

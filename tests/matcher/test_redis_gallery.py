@@ -11,6 +11,7 @@ from services import RedisServer, free_port, valkey_binary
 from matcher.gallery_sink import GallerySink
 from matcher.matcher import Change, Step
 from matcher.merge import Place
+from matcher.overview import overview
 from matcher.redis_client import connect
 from matcher.redis_gallery import RedisGallery
 from stream.errors import DeliveryFailed, EpochLost, GalleryRefused, GalleryUnreachable, SettingsError
@@ -229,6 +230,17 @@ def test_what_a_servers_settings_cost_is_said(tmp_path, settings, says):
     assert all(part in line for part, line in zip(says, lines, strict=True))
     gallery.close()
     server.kill()
+
+
+def test_an_overview_says_who_matches_and_how_far(gallery, redis_server):
+    site = gallery._site
+    nothing = overview(redis_server, site)
+    assert (nothing.holder, nothing.epoch, nothing.number, nothing.identities, nothing.model) == (None, 0, 0, 0, None)
+    gallery.acquire()
+    gallery.commit([a_step(changes={"identity/1": b"who", "identity/2": b"who", "exemplar/1/t": b"v"})])
+    found = overview(redis_server, site)
+    assert (found.holder, found.epoch, found.identities, found.model) == (gallery._owner, 1, 2, "m")
+    assert dict(found.places) == {"c": Place(0, 1)}
 
 
 def test_a_full_server_takes_nothing_of_a_commit_and_all_of_it_later(tmp_path):
