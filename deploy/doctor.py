@@ -18,6 +18,7 @@ from ingest.settings import CameraSettings
 from reid.settings import EmbedderSettings
 from stream.errors import NotAVideo, SightlineError
 from stream.model import Kind
+from stream.settings import KafkaSettings
 
 Status = Literal["ok", "warning", "failed"]
 
@@ -46,6 +47,8 @@ def examine(settings: Settings | None, state: Path) -> Iterator[Finding]:
         return
     if settings.redis:
         yield gallery(settings.redis.url)
+    if settings.kafka:
+        yield broker(settings, settings.kafka)
     with ThreadPoolExecutor(len(settings.camera), "doctor") as pool:
         yield from pool.map(camera, settings.camera)
 
@@ -112,6 +115,24 @@ def gallery(url: str) -> Finding:
         return Finding(check="redis", status="warning" if costs else "ok", found=found, remedy="; ".join(costs))
 
     return _translated("redis", look)
+
+
+def broker(settings: Settings, kafka: KafkaSettings) -> Finding:
+    """The Kafka that moves everything: answers, lets us in, and has the site's topics."""
+    from stream.kafka import group_lag
+
+    frames = f"{kafka.prefix}{settings.site.name}.frames"
+
+    def look() -> Finding:
+        started = time.perf_counter()
+        partitions = len(group_lag(kafka, frames, f"{kafka.prefix}{settings.site.name}.perceive"))
+        answer_ms = (time.perf_counter() - started) * 1000
+        wanted = max(settings.partitions.values()) + 1
+        found = f"answers in {answer_ms:.0f} ms; topic {frames} has {partitions} partition(s), {wanted} wanted"
+        remedy = "" if partitions >= wanted else "nothing: the first worker makes what is missing, where it may"
+        return Finding(check="kafka", status="ok", found=found, remedy=remedy)
+
+    return _translated("kafka", look)
 
 
 def camera(settings: CameraSettings) -> Finding:

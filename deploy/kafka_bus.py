@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from deploy.buses import FromCamera, FromPerceive
 from deploy.settings import Settings
 from ingest.jpeg import shrink
+from matcher.events import last_number
 from matcher.start import EmbeddingsSource
-from stream.codec import EMBEDDINGS, FRAMES, MATCHES
+from stream.codec import EMBEDDINGS, FRAMES
 from stream.errors import BrokerUnreachable
-from stream.kafka_admin import LagMeter, TopicSpec, ensure_topics
-from stream.kafka_sink import KafkaSink, Policy
-from stream.kafka_source import KafkaSource
+from stream.kafka import KafkaSink, KafkaSource, LagMeter, TopicSpec, ensure_topics
+from stream.kafka_sink import Policy
 from stream.messages import Frame, MatchEvent
 from stream.settings import KafkaSettings
 from stream.transport import Sink, Source
 
 DRAIN_POLL_S = 0.2
-SILENT_POLLS = 10  # of 100 ms: a fetch that takes longer finds nothing
 
 
 class KafkaBus:
@@ -100,23 +99,7 @@ class KafkaBus:
 
     def last_number(self) -> int | None:
         """Number of the newest event in matches; None when it holds none."""
-        source = KafkaSource(self._kafka, self.matches.name, None, MATCHES, partitions=[0])
-        meter = LagMeter(self._kafka, self.matches.name, f"{self.base}.nobody")
-        try:
-            source.seek({})  # connects
-            start = source.position()[0]
-            end = start + meter.measure().get(0, 0)
-            back = 1
-            while True:
-                source.seek({0: max(start, end - back)})
-                if number := _largest(source, end):
-                    return number
-                if end - back <= start:
-                    return None
-                back *= 10  # what lies at the end is no event of ours
-        finally:
-            source.close()
-            meter.close()
+        return last_number(self._kafka, self.matches.name)
 
     def close(self) -> None:
         """Disconnect what measures; safe to call twice."""
@@ -148,17 +131,6 @@ class _Lag:
     def close(self) -> None:
         with self._lock:
             self._meter.close()
-
-
-def _largest(source: KafkaSource[MatchEvent], end: int) -> int | None:
-    """Largest number of the events up to offset `end`; what is no event is passed over."""
-    largest, silent = 0, 0
-    for batch in source.batches():
-        largest = max([largest, *(record.message.number for record in batch)])
-        silent = 0 if batch else silent + 1
-        if source.position()[0] >= end or silent > SILENT_POLLS:
-            break
-    return largest or None
 
 
 def _smaller(message: FromCamera) -> FromCamera | None:

@@ -15,9 +15,8 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def service(settings: Settings, verb: str) -> Iterator[threading.Event]:
-    """Log and metrics as the settings say. Yields the event to stop at; a second signal interrupts at once."""
-    setup_logging(json=settings.telemetry.log_json, level=settings.telemetry.log_level)
+def stop_on_signals() -> Iterator[threading.Event]:
+    """The event to stop at: set by SIGTERM and Ctrl-C; a second one interrupts at once."""
     stop = threading.Event()
 
     def asked(number: int, frame: FrameType | None) -> None:
@@ -26,15 +25,25 @@ def service(settings: Settings, verb: str) -> Iterator[threading.Event]:
         stop.set()
 
     before = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def service(settings: Settings, verb: str) -> Iterator[threading.Event]:
+    """Log and metrics as the settings say, around the work. Yields the event to stop at."""
+    setup_logging(json=settings.telemetry.log_json, level=settings.telemetry.log_level)
     metrics = start_metrics(settings.telemetry)
     try:
-        log.info("%s of site %s starts: %s", verb, settings.site.name, json.dumps(settings.masked()))
-        if metrics:
-            log.info("metrics at %s", metrics.url)
-        yield stop
-        log.info("%s of site %s %s", verb, settings.site.name, "was stopped" if stop.is_set() else "is done")
+        with stop_on_signals() as stop:
+            log.info("%s of site %s starts: %s", verb, settings.site.name, json.dumps(settings.masked()))
+            if metrics:
+                log.info("metrics at %s", metrics.url)
+            yield stop
+            log.info("%s of site %s %s", verb, settings.site.name, "was stopped" if stop.is_set() else "is done")
     finally:
         if metrics:
             metrics.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)

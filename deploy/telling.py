@@ -1,18 +1,25 @@
 """Match events as a person reads them, and as lines of JSON for programs."""
 
+import sys
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Literal, Self
 
 from rich.console import Console
 from rich.text import Text
 
+from deploy.output import STDOUT, Output
+from deploy.settings import Settings
+from deploy.state import state_folder
 from stream.codec import encode
+from stream.errors import GalleryUnreachable, UsageError
 from stream.messages import MatchEvent
+from stream.settings import KafkaSettings
 
 COLOURS: Mapping[str, str] = {"new": "green", "link": "cyan", "end": "dim"}
 
@@ -31,6 +38,82 @@ def line(event: MatchEvent) -> Text:
     if event.probability is not None:
         text.append(f"  {event.probability:.2f}", style="dim")
     return text
+
+
+def when(text: str) -> Literal["earliest", "latest"] | datetime:
+    """What ``--from`` says. A time without a zone is UTC. Raises `UsageError`."""
+    if text == "earliest":
+        return "earliest"
+    if text == "latest":
+        return "latest"
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--from {text}: expected earliest, latest, or a time like 2026-01-31T08:00Z") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def print_events(
+    settings: Settings,
+    stop: threading.Event,
+    json_path: Path | None,
+    state: Path | None,
+    *,
+    follow: bool,
+    camera: str | None,
+    identity: str,
+    after: int | None,
+    start: Literal["earliest", "latest"] | datetime,
+) -> None:
+    """``sightline events``: `identity` is how the identity begins; JSON goes out line by line."""
+    from matcher.events import events
+
+    output = Output(json_path)
+    with _place(settings, state, follow) as where, _lines(json_path) as lines:
+        found = events(
+            where, site=settings.site.name, start=start, after=after, follow=follow, camera=camera, stop=stop
+        )
+        for event in found:
+            if not event.identity.startswith(identity):
+                continue
+            if json_path != STDOUT:
+                output.console.print(line(event))
+            if lines:
+                lines.write(encode(event) + b"\n")
+                lines.flush()
+
+
+@contextmanager
+def _place(settings: Settings, state: Path | None, follow: bool) -> Iterator[KafkaSettings | str]:
+    """Where the site's events are. A gallery that nobody runs now is opened to be read."""
+    from matcher.server import EmbeddedRedis, embedded_url
+
+    if settings.kafka is not None:
+        yield settings.kafka
+    elif settings.redis is not None:
+        yield settings.redis.url
+    else:
+        folder = state or state_folder(settings)
+        try:
+            url = embedded_url(folder)
+        except GalleryUnreachable:
+            if follow or not (folder / "server.conf").exists():
+                raise
+            with EmbeddedRedis(folder) as server:
+                yield server.url
+        else:
+            yield url
+
+
+@contextmanager
+def _lines(json_path: Path | None) -> Iterator[IO[bytes] | None]:
+    if json_path is None:
+        yield None
+    elif json_path == STDOUT:
+        yield sys.stdout.buffer
+    else:
+        with json_path.open("wb") as file:
+            yield file
 
 
 class EventLog:

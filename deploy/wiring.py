@@ -3,25 +3,26 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from deploy.bundle import Bundle, load_bundle, synthetic_only_warning
 from deploy.buses import Bus, FromCamera, FromPerceive, MemoryBus
 from deploy.kafka_bus import KafkaBus
 from deploy.settings import Settings
+from deploy.sinks import Repeats, Watched, all_seen
 from deploy.state import key_of, opened_state
 from deploy.together import Group, Paced, together
-from stream.errors import BundleError, EpochLost, SettingsError, UsageError
+from stream.errors import BundleError, EpochLost, GalleryError, SettingsError, UsageError
 from stream.messages import MatchEvent
 from stream.model import Kind
 from stream.settings import KafkaSettings
 from stream.stage import Chain, Pass, as_messages, as_records, run
-from stream.transport import Sink, Source
+from stream.transport import Source
 
 if TYPE_CHECKING:
     from matcher.outbox import Outbox
@@ -33,33 +34,13 @@ M = TypeVar("M")
 SECOND = 1_000_000_000  # nanoseconds
 
 
-class Watched(Generic[M]):
-    """A sink that shows every message to somebody once it is delivered: a live view, a score."""
+def ingest(
+    settings: Settings, bus: Bus, stop: threading.Event, *, only: Sequence[str] = (), url: str | None = None
+) -> None:
+    """Cameras -> frames, until all files have ended or `stop`.
 
-    def __init__(self, sink: Sink[M], watch: Callable[[M], None]) -> None:
-        self._sink, self._watch = sink, watch
-        self._sent: list[M] = []
-
-    def send(self, messages: Iterable[M]) -> None:
-        """See `stream.transport.Sink`."""
-        for message in messages:
-            self._sink.send((message,))
-            self._sent.append(message)
-
-    def flush(self) -> None:
-        """See `stream.transport.Sink`."""
-        self._sink.flush()
-        delivered, self._sent = self._sent, []
-        for message in delivered:
-            self._watch(message)
-
-    def close(self) -> None:
-        """See `stream.transport.Sink`."""
-        self._sink.close()
-
-
-def ingest(settings: Settings, bus: Bus, stop: threading.Event, *, only: Sequence[str] = ()) -> None:
-    """Cameras -> frames, until all files have ended or `stop`. `only`: ids of the cameras to serve; none: all."""
+    `only`: ids of the cameras to serve; none: all. `url`: of the gallery, to say which files it has taken before.
+    """
     from ingest.cameras import Cameras
 
     places = settings.partitions
@@ -73,7 +54,10 @@ def ingest(settings: Settings, bus: Bus, stop: threading.Event, *, only: Sequenc
     source: Source[FromCamera] = Cameras(settings.site.name, chosen)
     if not settings.live:
         source = Paced(source, partial(_larger, bus.frames_lag, bus.embeddings_lag), bus.most_lag, bus.ask_every_s)
-    with closing(source), closing(bus.frames_sink()) as sink:
+    sink = bus.frames_sink()
+    if url and not settings.live:
+        sink = Repeats(sink, _places(url, settings.site.name))
+    with closing(source), closing(sink):
         run(source, Pass[FromCamera](), sink, prepare=as_messages, name="ingest", stop=stop)
 
 
@@ -152,9 +136,7 @@ def match(
         with closing(started.source), closing(started.sink):
             run(started.source, started.matcher, started.sink, prepare=as_records, name="match", stop=stop)
         for camera, frames in started.matcher.repeated().items():
-            log.warning(
-                "camera %s: all %s frames were seen before: give this camera another start", camera, f"{frames:,}"
-            )
+            log.warning("%s", all_seen(camera, frames))
 
 
 class Relay:
@@ -241,7 +223,7 @@ def run_site(
 def ingest_worker(settings: Settings, stop: threading.Event, only: Sequence[str] = ()) -> None:
     """``sightline ingest``"""
     with closing(KafkaBus(settings, _kafka(settings, "ingest"), stop)) as bus:
-        ingest(settings, bus, stop, only=only)
+        ingest(settings, bus, stop, only=only, url=settings.redis.url if settings.redis else None)
 
 
 def perceive_worker(settings: Settings, stop: threading.Event) -> None:
@@ -313,6 +295,17 @@ def _gallery(settings: Settings, bundle: Bundle, at: GalleryPlace) -> "RedisGall
 
     retention_ns = settings.site.retention.gallery_s * SECOND
     return RedisGallery(at.url, settings.site.name, model=bundle.card.id, retention_ns=retention_ns, live=settings.live)
+
+
+def _places(url: str, site: str) -> dict[str, tuple[int, int]]:
+    """Camera -> last frame that the gallery has taken; nothing while it cannot be asked: ingest does not need it."""
+    from matcher.overview import overview
+
+    try:
+        return {camera: (place.stream, place.sequence) for camera, place in overview(url, site).places.items()}
+    except GalleryError as error:
+        log.info("whether files were played before is not known: %s", error)
+        return {}
 
 
 def _kafka(settings: Settings, verb: str) -> KafkaSettings:

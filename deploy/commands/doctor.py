@@ -18,6 +18,7 @@ def doctor(
     Example: sightline doctor site.toml
     """
     from rich.table import Table
+    from rich.text import Text
 
     from deploy import doctor as examining
     from deploy.settings import load
@@ -25,13 +26,16 @@ def doctor(
 
     output = Output(json)
     settings = load(site) if site else None
-    table = Table("", "check", "found", "what to do", show_lines=False)
-    marks = {"ok": "[green]ok[/green]", "warning": "[yellow]look[/yellow]", "failed": "[red]failed[/red]"}
+    table = Table.grid(padding=(0, 2), pad_edge=False)
+    marks = {"ok": ("ok", "green"), "warning": ("look", "yellow"), "failed": ("failed", "red")}
     findings = []
     with output.console.status("looking"):
         for finding in examining.examine(settings, state or state_folder(settings)):
             findings.append(finding)
-            table.add_row(marks[finding.status], finding.check, finding.found, finding.remedy)
+            said = Text(finding.found)
+            if finding.remedy:
+                said.append(f"\n→ {finding.remedy}", style="bold")
+            table.add_row(Text(*marks[finding.status]), finding.check, said)
     output.console.print(table)
     output.data(findings)
     return int(any(finding.status == "failed" for finding in findings))

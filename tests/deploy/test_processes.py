@@ -1,0 +1,130 @@
+"""One site file as separate processes over a real Kafka and a real Redis, as an operator runs a site: started, killed, stopped."""
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from services import wait_for
+
+from stream.codec import EMBEDDINGS
+from stream.kafka import KafkaSource
+from stream.messages import CameraState, Embeddings
+from stream.settings import KafkaSettings
+from tests.deploy.sites import write_site
+from tests.deploy.workers import Worker, end, json_lines, sightline
+
+Start = Callable[..., Worker]
+FRAMES = 3000  # of 25 per second, 600 analysed per camera: seconds of work, so that kills meet workers at it
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts workers and sees to it that none is left."""
+    workers: list[Worker] = []
+
+    def begin(*arguments: str) -> Worker:
+        workers.append(Worker(*arguments, folder=tmp_path))
+        return workers[-1]
+
+    yield begin
+    end(workers)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    write_site(folder, frames=FRAMES)
+    return folder
+
+
+@pytest.fixture
+def site(clips: Path, kafka_server: str, redis_server: str) -> Path:
+    """A site of two files with a name of its own."""
+    name = f"site-{uuid.uuid4().hex[:8]}"
+    path = clips / f"{name}.toml"
+    services = f'[kafka]\nbootstrap_servers = "{kafka_server}"\n[redis]\nurl = "{redis_server}"\n'
+    path.write_text((clips / "site.toml").read_text().replace('"depot"', f'"{name}"') + services)
+    return path
+
+
+def settled(events: Path) -> bool:
+    """Whether everybody who was seen has left again."""
+    kinds = Counter(event["kind"] for event in json_lines(events))
+    return kinds["end"] > 0 and kinds["end"] == kinds["new"] + kinds["link"]
+
+
+def decisions(events: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [(e["number"], e["kind"], e["identity"], e["tracklet"], e["captured_at"], e["probability"]) for e in events]
+
+
+def embeddings_of(site: Path, kafka_server: str) -> list[Embeddings | CameraState]:
+    settings = KafkaSettings(bootstrap_servers=kafka_server)
+    topic = f"sightline.{site.stem}.embeddings"
+    source: KafkaSource[Embeddings | CameraState] = KafkaSource(settings, topic, None, EMBEDDINGS, partitions=[0, 1])
+    try:
+        ends = source.ends([0, 1])
+        found = []
+        for batch in source.batches():
+            found += [record.message for record in batch]
+            if all(source.fetched_to(partition) >= last for partition, last in ends.items()) and not batch:
+                return found
+    finally:
+        source.close()
+    raise AssertionError("the source ended by itself")
+
+
+def test_one_site_file_runs_as_processes_with_the_events_of_a_single_one(
+    site: Path, clips: Path, start: Start, tmp_path: Path
+) -> None:
+    alone, apart = tmp_path / "alone.jsonl", tmp_path / "apart.jsonl"
+    (clips / "alone.toml").write_text(site.read_text().partition("[kafka]")[0])
+    done = sightline("run", str(clips / "alone.toml"), "--events", str(alone), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    workers = [start("perceive", str(site)), start("perceive", str(site)), start("match", str(site))]
+    ingest = start("ingest", str(site))
+    assert ingest.wait(90) == 0, ingest.log
+    reader = start("events", str(site), "--follow", "--json", str(apart))
+    wait_for(lambda: len(json_lines(apart)) == len(json_lines(alone)), f"all events:\n{workers[-1].log}", 60)
+    assert decisions(json_lines(apart)) == decisions(json_lines(alone))
+
+    for worker in [*workers, reader]:
+        assert worker.terminate() == 0, worker.log
+    for worker in [*workers, reader, ingest]:
+        assert "Traceback" not in worker.log
+        assert "ERROR" not in worker.log
+
+    again = sightline("ingest", str(site), folder=tmp_path)
+    assert again.returncode == 0
+    assert "camera north: all 600 frames were seen before: give this camera another start" in again.stderr
+
+
+def test_workers_killed_and_restarted_lose_nothing_and_double_nothing(
+    site: Path, kafka_server: str, start: Start, tmp_path: Path
+) -> None:
+    events = tmp_path / "events.jsonl"
+    perceive, match = start("perceive", str(site)), start("match", str(site))
+    ingest, reader = start("ingest", str(site)), start("events", str(site), "--follow", "--json", str(events))
+    for enough in (4, 40):
+        wait_for(lambda: len(json_lines(events)) >= enough, f"{enough} events:\n{match.log}", 60)
+        match.kill()
+        perceive.kill()
+        assert not settled(events), "killed after the end"
+        perceive, match = start("perceive", str(site)), start("match", str(site))
+    assert ingest.wait(90) == 0, ingest.log
+    wait_for(lambda: settled(events), f"the end:\n{match.log}\n{perceive.log}", 90)
+
+    records = embeddings_of(site, kafka_server)
+    places = {(r.camera, r.stream, r.sequence) for r in records if isinstance(r, Embeddings)}
+    assert Counter(camera for camera, _, _ in places) == {"north": 600, "south": 600}
+    assert {r.camera for r in records if isinstance(r, CameraState)} == {"north", "south"}
+
+    seen = json_lines(events)
+    assert [event["number"] for event in seen] == list(range(1, len(seen) + 1))
+    told = [(event["kind"] == "end", event["tracklet"]) for event in seen]
+    assert len(set(told)) == len(told)
+    for worker in (perceive, match, reader):
+        assert worker.terminate() == 0, worker.log
