@@ -123,7 +123,7 @@ class Matcher:
             moved[message.camera] = self._places[message.camera] = self._place(message)
             if isinstance(message, Embeddings) and message.status != "ok":
                 continue
-            if message.captured_at < self._state.site.clock:
+            if isinstance(message, Embeddings) and message.captured_at < self._state.site.clock:
                 LATE.labels(message.camera).inc()
             events += [self._event(decision) for decision in step(self._state, self._sighting(message))]
         offsets = self._merge.offsets()
@@ -139,7 +139,7 @@ class Matcher:
         if isinstance(message, Embeddings):
             return Place(message.stream, message.sequence)
         before = self._places.get(message.camera, Place(-1, -1))
-        return before._replace(ended=message.state == "end")
+        return before._replace(ended=message.state == "end") if message.stream >= before.stream else before
 
     def _sighting(self, message: Item) -> Sighting:
         if isinstance(message, CameraState):

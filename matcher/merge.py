@@ -94,7 +94,7 @@ class Merge:
             queue.last = key
             queue.frames += 1
             queue.ended = False
-        else:
+        elif message.stream >= queue.last[0]:  # else said again, of a stream that is over
             queue.ended = message.state == "end"
         queue.heard = max(queue.heard, message.captured_at)
         queue.waiting.append((record, now_s))

@@ -65,6 +65,8 @@ class Decision:
 def step(state: State, record: Sighting) -> list[Decision]:
     """Take one record; returns the decisions that it settles, in order."""
     time, camera = record.time, record.camera
+    if record.kind == "end" and record.stream < state.streams.get(camera, -1):
+        return []  # said again, of a stream that is over
     late = time < state.site.clock
     if state.site.first < 0:
         state.site.first = time
@@ -95,10 +97,8 @@ def step(state: State, record: Sighting) -> list[Decision]:
 
 def _forget(state: State, time: int) -> list[Decision]:
     """Nothing outlives its retention, a tracklet of a camera that never came back neither."""
-    out = []
-    for tracklet in sorted(state.open.values(), key=lambda t: (t.first, t.name)):
-        if tracklet.last <= time - state.rules.retention_ns:
-            out += _end(state, tracklet)
+    gone = [t for t in state.open.values() if t.last <= time - state.rules.retention_ns]
+    out = [end for t in sorted(gone, key=lambda t: (t.first, t.name)) for end in _end(state, t)]
     state.expire()
     return out
 

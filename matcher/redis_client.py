@@ -57,6 +57,10 @@ def redis_errors(url: str) -> Iterator[None]:
         raise GalleryUnreachable(
             f"Redis at {where} is full: raise its maxmemory; the matcher waits, and loses nothing"
         ) from None
+    except redis.exceptions.MovedError as error:
+        raise GalleryError(
+            f"Redis at {where} is a node of a cluster that keeps this site elsewhere: name {error.host}:{error.port} in [redis] url"
+        ) from None
     except redis.ReadOnlyError:
         raise GalleryUnreachable(f"Redis at {where} is a replica: name the primary in [redis] url") from None
     except redis.RedisError as error:

@@ -25,7 +25,7 @@ from stream.errors import GalleryError, GalleryRefused, GalleryUnreachable
 log = logging.getLogger(__name__)
 
 START_S = 15.0  # reading a large file of commands back takes a while: 20,000 keys 0.3 s
-REWRITE_S = 6 * 3600.0  # deleted people are gone from memory at once, from the file of commands this often
+FIRST_REWRITE_S = 5.0  # after the start, of what the last process left
 SOCKET_PATH = 100  # bytes; the kernel takes 107
 KEY_FILE = "site.key"
 ADDRESS_FILE = "server.json"
@@ -63,8 +63,9 @@ def embedded_url(state_dir: Path) -> str:
 class EmbeddedRedis:
     """One server per state folder and machine; a context manager."""
 
-    def __init__(self, state_dir: Path) -> None:
-        self._dir = state_dir
+    def __init__(self, state_dir: Path, *, retention_s: float = 24 * 3600.0) -> None:
+        """Deleted people are gone from memory at once, and from the file of commands within a quarter of `retention_s`."""
+        self._dir, self._rewrite_s = state_dir, max(retention_s / 4, 60.0)
         self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._keeper: threading.Thread | None = None
@@ -205,7 +206,9 @@ class EmbeddedRedis:
             self._failure = str(error)
         finally:
             started.set()
-        while not self._closing.wait(REWRITE_S):
+        pause_s = FIRST_REWRITE_S
+        while not self._closing.wait(pause_s):
+            pause_s = self._rewrite_s
             client = connect(self.url)
             with contextlib.suppress(GalleryError), contextlib.closing(client), redis_errors(self.url):
                 client.bgrewriteaof()

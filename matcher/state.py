@@ -37,6 +37,7 @@ class State:
         self.mirror = Mirror(len(rules.calibration.links.mean))
         self._recent: dict[str, list[tuple[int, int]]] = {}
         """Per camera, (last seen there, identity), sorted."""
+        self._open_in: dict[str, set[str]] = {}
         self._expiry: list[tuple[int, int, str]] = []
         self._means_version = 0
         self._centres: dict[str, F64] = {}
@@ -47,17 +48,20 @@ class State:
 
     def tracklets_of(self, camera: str) -> list[Tracklet]:
         """Open ones by (first seen, name)."""
-        return sorted((t for t in self.open.values() if t.camera == camera), key=lambda t: (t.first, t.name))
+        names = self._open_in.get(camera, ())
+        return sorted((self.open[name] for name in names), key=lambda t: (t.first, t.name))
 
     def open_tracklet(self, tracklet: Tracklet) -> None:
         """A new one, pending."""
         self.open[tracklet.name] = tracklet
+        self._open_in.setdefault(tracklet.camera, set()).add(tracklet.name)
         self.pools[tracklet.name] = Pool(np.zeros(len(self.rules.calibration.links.mean), np.float32))
         self.dirty |= {f"tracklet/{tracklet.name}", f"pool/{tracklet.name}"}
 
     def close_tracklet(self, tracklet: Tracklet) -> None:
         """It may not open again; an identity that nothing is left of goes with it."""
         del self.open[tracklet.name], self.pools[tracklet.name]
+        self._open_in[tracklet.camera].discard(tracklet.name)
         self.ended.setdefault(tracklet.camera, {})[tracklet.name] = self.site.clock
         self.dirty |= {
             f"tracklet/{tracklet.name}",
@@ -312,6 +316,7 @@ def _rebuild(state: State) -> None:
         for camera, time in identity.seen.items():
             bisect.insort(state._recent.setdefault(camera, []), (time, identity.index))
     for tracklet in sorted(state.open.values(), key=lambda t: (t.last, t.name)):
+        state._open_in.setdefault(tracklet.camera, set()).add(tracklet.name)
         if tracklet.identity is None:
             continue
         if tracklet.identity not in state.identities:  # the backstop took it: the tracklet is judged again

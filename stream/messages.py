@@ -119,7 +119,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds between the identity's last sighting and this tracklet's first."""
     new_probability: float | None = None
     appearance_log_odds: float | None = None
+    """a + b * similarity by the calibration row, before it is clipped to between -8 and 8."""
     time_log_odds: float | None = None
+    """How much likelier this gap is for the identity than for a newcomer."""
     competition: float | None = None
     """Summed odds of other open tracklets for the same identity."""
     row: str | None = None

@@ -50,6 +50,13 @@ def test_a_file_that_has_ended_is_not_waited_for():
     assert out(merger) == [("a", 0), ("b", 100), ("b", 100), ("a", 200)]
 
 
+def test_the_end_of_an_earlier_stream_said_again_ends_nothing():
+    merger = merge("ab", places={"b": Place(7, 0)})
+    merger.push(frame("a", 100), 0)
+    merger.push(state("b", 0, "end"), 0)
+    assert out(merger) == [("b", 0)]
+
+
 def test_when_the_input_has_ended_nothing_is_waited_for():
     merger = merge("ab")
     merger.push(frame("a", 0), 0)

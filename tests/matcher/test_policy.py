@@ -260,6 +260,13 @@ def test_a_new_stream_ends_what_the_old_one_left_open():
     assert out[0].time == s(4)
 
 
+def test_the_end_of_an_earlier_stream_said_again_ends_nothing():
+    state, _ = site(A)
+    step(state, Sighting("people", "A", s(9), s(9), (Seen("A/9/a", (0.5, 0.5), 0.8, e(1)),)))
+    assert step(state, Sighting("end", "A", 0, s(10))) == []
+    assert set(state.open) == {"A/9/a"}
+
+
 def test_a_camera_that_is_idle_ends_who_left():
     state, _ = site(A)
     assert step(state, Sighting("idle", "A", 0, s(5.8))) == []

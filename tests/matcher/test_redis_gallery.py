@@ -12,7 +12,7 @@ from matcher.gallery_sink import GallerySink
 from matcher.matcher import Change, Step
 from matcher.merge import Place
 from matcher.overview import overview
-from matcher.redis_client import connect
+from matcher.redis_client import connect, shown
 from matcher.redis_gallery import RedisGallery
 from stream.errors import DeliveryFailed, EpochLost, GalleryRefused, GalleryUnreachable, SettingsError
 
@@ -182,6 +182,26 @@ def test_access_denied_is_one_line_without_the_password(redis_tls_server, which,
     assert "-password" not in str(caught.value)
     assert "\n" not in str(caught.value)
     gallery.close()
+
+
+def test_the_rights_that_the_refusal_names_are_enough(redis_tls_server):
+    admin = connect(redis_tls_server.url)
+    rights = "~sightline:* +@read +@write +@scripting +@connection"
+    admin.execute_command("ACL", "SETUSER", "matcher", "on", ">matcher-password", "resetchannels", *rights.split())
+    url = redis_tls_server.url.replace("sightline:right-password@", "matcher:matcher-password@")
+    gallery = RedisGallery(url, f"s-{secrets.token_hex(4)}", model="m", retention_ns=60 * SECOND, live=True)
+    assert gallery.warnings() == [
+        f"Redis at {shown(url)} does not show its settings: see to appendonly yes, appendfsync always, noeviction"
+    ]
+    gallery.acquire()
+    gallery.commit([a_step(changes={"site": b"1", "exemplar/1/t": b"v"})])
+    gallery.commit([a_step(changes={"site": None, "exemplar/1/t": None})])
+    assert gallery.numbers() == (1, 0)
+    assert list(gallery.events(0, wait_s=0.01)) == []
+    assert dict(gallery.acquire().entities) == {}
+    gallery.release()
+    gallery.close()
+    admin.close()
 
 
 def test_a_server_that_asks_for_a_password_is_named(tmp_path):
