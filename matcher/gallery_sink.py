@@ -1,5 +1,6 @@
 """Where the matcher's steps go: all that wait are stored by one call."""
 
+import time
 from collections.abc import Callable, Iterable
 
 from matcher.gallery import Gallery
@@ -7,6 +8,8 @@ from matcher.matcher import Step
 from stream.errors import DeliveryFailed, GalleryUnreachable
 from stream.messages import MatchEvent
 from stream.telemetry import EVENTS
+
+RETRY_S = 0.25
 
 
 class GallerySink:
@@ -26,6 +29,7 @@ class GallerySink:
         try:
             events = self._gallery.commit(self._waiting)
         except GalleryUnreachable as error:
+            time.sleep(RETRY_S)  # a refused connection answers at once, and the run tries again at once
             raise DeliveryFailed(str(error)) from None
         self._waiting = []
         for event in events:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 START_S = 15.0  # reading a large file of commands back takes a while: 20,000 keys 0.3 s
 FIRST_REWRITE_S = 5.0  # after the start, of what the last process left
+WATCH_S = 0.25
 SOCKET_PATH = 100  # bytes; the kernel takes 107
 KEY_FILE = "site.key"
 ADDRESS_FILE = "server.json"
@@ -83,9 +84,9 @@ class EmbeddedRedis:
 
     def start(self) -> Self:
         """Start the server, after stopping one that a killed process may have left. Raises `GalleryError`."""
-        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._take_folder()
         try:
+            self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._take_folder()
             self._stop_stale()
             socket = self._socket()
             self.url = f"unix://{socket}"
@@ -99,6 +100,11 @@ class EmbeddedRedis:
             self._until_ready()
             address = {"socket": socket, "pid": self._process.pid if self._process else 0}
             (self._dir / ADDRESS_FILE).write_text(json.dumps(address))
+        except OSError as error:
+            self.close()
+            raise GalleryError(
+                f"the state folder {self._dir} cannot be used: {error.strerror}: name another with --state"
+            ) from None
         except BaseException:
             self.close()
             raise
@@ -107,6 +113,9 @@ class EmbeddedRedis:
     def close(self) -> None:
         """Stop the server; everything is on disk. Safe to call twice."""
         self._closing.set()
+        if self._keeper is not None:
+            self._keeper.join()
+            self._keeper = None
         if self._process is not None:
             self._process.terminate()
             try:
@@ -116,9 +125,6 @@ class EmbeddedRedis:
                 self._process.wait()
             self._process = None
             (self._dir / ADDRESS_FILE).unlink(missing_ok=True)
-        if self._keeper is not None:
-            self._keeper.join(5)
-            self._keeper = None
         if self._short is not None:
             shutil.rmtree(self._short, ignore_errors=True)
             self._short = None
@@ -158,6 +164,8 @@ class EmbeddedRedis:
         while socket.exists() and _listens(url) and time.monotonic() < deadline:
             time.sleep(0.02)
         socket.unlink(missing_ok=True)
+        if socket.parent != self._dir.resolve():
+            shutil.rmtree(socket.parent, ignore_errors=True)
 
     def _socket(self) -> str:
         socket = str(self._dir.resolve() / "gallery.sock")
@@ -190,28 +198,42 @@ class EmbeddedRedis:
         return config
 
     def _keep(self, config: Path, started: threading.Event) -> None:
-        """Start the server, and now and then have it forget on disk what was deleted.
+        """Start the server, again should it end by itself, and now and then have it forget on disk what was deleted.
 
         The kernel ends the server when the thread that started it ends, so this one lasts as long as the process.
         """
-        try:
-            self._process = subprocess.Popen(
-                _guarded([str(server_binary()), str(config)]),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for us: the server must outlive our last commit
-            )
-        except (OSError, GalleryError) as error:
-            self._failure = str(error)
-        finally:
-            started.set()
-        pause_s = FIRST_REWRITE_S
-        while not self._closing.wait(pause_s):
-            pause_s = self._rewrite_s
-            client = connect(self.url)
-            with contextlib.suppress(GalleryError), contextlib.closing(client), redis_errors(self.url):
-                client.bgrewriteaof()
+        rewrite_at = time.monotonic() + FIRST_REWRITE_S
+        while not self._closing.is_set():
+            try:
+                self._process = self._spawn(config)
+            except (OSError, GalleryError) as error:
+                self._failure = str(error)
+                return
+            finally:
+                started.set()
+            while self._process.poll() is None:
+                if self._closing.wait(WATCH_S):
+                    return
+                if time.monotonic() >= rewrite_at:
+                    rewrite_at = time.monotonic() + self._rewrite_s
+                    self._rewrite()
+            if not self._closing.wait(4 * WATCH_S):
+                log.warning("the gallery server ended with status %s: starting it again", self._process.returncode)
+
+    def _spawn(self, config: Path) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            _guarded([str(server_binary()), str(config)]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for us: the server must outlive our last commit
+            umask=0o077,
+        )
+
+    def _rewrite(self) -> None:
+        client = connect(self.url)
+        with contextlib.suppress(GalleryError), contextlib.closing(client), redis_errors(self.url):
+            client.bgrewriteaof()
 
     def _until_ready(self) -> None:
         deadline = time.monotonic() + START_S

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import stat
 import subprocess
@@ -6,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import redis
 from services import wait_for
 
 from matcher.redis_client import connect
@@ -59,6 +61,8 @@ def test_nobody_else_may_open_its_socket_or_read_its_files(tmp_path):
         assert mode(state) == 0o700
         assert mode(state / "gallery.sock") == 0o700
         assert mode(state / "server.conf") == 0o600
+        assert mode(state / "appendonlydir") == 0o700
+        assert mode(state / "server.log") == 0o600
 
 
 def test_it_stops_with_its_owner(tmp_path):
@@ -98,6 +102,21 @@ def test_a_server_whose_owner_was_killed_is_stopped_where_the_kernel_did_not(tmp
         wait_for(lambda: not alive(left), "the stale server is gone")
 
 
+def test_a_server_that_ends_by_itself_is_started_again_with_everything(tmp_path, caplog):
+    with EmbeddedRedis(tmp_path) as server:
+        client = connect(server.url)
+        client.set("acknowledged", "yes")
+        server._process.kill()
+
+        def there_again():
+            with contextlib.suppress(redis.ConnectionError):
+                return client.get("acknowledged") == b"yes"
+            return False
+
+        wait_for(there_again, "the server is back")
+        assert "ended with status -9: starting it again" in caplog.text
+
+
 def test_ctrl_c_in_the_terminal_does_not_reach_it(tmp_path):
     with EmbeddedRedis(tmp_path) as server:
         assert os.getsid(server._process.pid) != os.getsid(0)
@@ -118,6 +137,12 @@ def test_a_folder_with_a_long_name_works_too(tmp_path):
         assert connect(embedded_url(deep)).ping()
         short = Path(server.url.removeprefix("unix://")).parent
     assert not short.exists()
+
+
+def test_a_folder_that_cannot_be_is_said_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GalleryError, match=r"state folder .*file/state cannot be used: Not a directory: name another"):
+        EmbeddedRedis(tmp_path / "file" / "state").start()
 
 
 def test_a_server_that_does_not_start_says_why_in_one_line(tmp_path):
