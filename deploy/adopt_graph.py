@@ -62,6 +62,7 @@ def parse(data: bytes, where: str) -> onnx.ModelProto:
     inputs = [one for one in model.graph.input if one.name not in known]
     del model.graph.input[:]
     model.graph.input.extend(inputs)  # old exporters list weights as inputs too
+    model.ir_version = max(model.ir_version, 4)  # and before 4 they had to
     return compose.add_prefix(model, PREFIX)
 
 

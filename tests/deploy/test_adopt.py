@@ -63,6 +63,32 @@ def test_an_embedder_answers_in_a_batch_as_its_original_did_alone(
     assert bundle.card.max_batch == (1 if mixes == "sort" else 32)
 
 
+def test_weights_that_are_listed_as_inputs_are_no_inputs(tmp_path: Path) -> None:
+    model = onnx.load_model_from_string(tiny_models.foreign_embedder())
+    model.ir_version = 3
+    model.graph.input.append(onnx.helper.make_tensor_value_info("kernel", onnx.TensorProto.FLOAT, [12, 3, 4, 4]))
+    for one in ("to_vector", "twelve", "all"):
+        size = len(onnx.numpy_helper.to_array(next(i for i in model.graph.initializer if i.name == one)))
+        model.graph.input.append(onnx.helper.make_tensor_value_info(one, onnx.TensorProto.INT64, [size]))
+    data = model.SerializeToString()
+    assert adopted(data, tmp_path).card.embedding_size == 12
+
+
+@pytest.mark.parametrize("element", ["FLOAT16", "UINT8"])
+def test_graphs_that_take_other_numbers_get_them(tmp_path: Path, element: str) -> None:
+    """Half precision as some GPUs' exports have it, or pixels as they are."""
+    model = onnx.load_model_from_string(tiny_models.foreign_embedder())
+    model.graph.input[0].type.tensor_type.elem_type = getattr(onnx.TensorProto, element)
+    model.graph.node[0].CopyFrom(onnx.helper.make_node("Cast", ["x"], ["planes"], to=onnx.TensorProto.FLOAT))
+    adopted(model.SerializeToString(), tmp_path / "other")
+    adopted(tiny_models.foreign_embedder(), tmp_path / "float")
+    pictures = tiny_models.pictures(3, (32, 16))
+    left, right = (
+        backends.load(load_bundle(tmp_path / name)).infer(pictures)["embedding"] for name in ("other", "float")
+    )
+    np.testing.assert_allclose(left, right, atol=1e-3)
+
+
 def test_what_mixes_images_would_be_wrong_without_the_repair() -> None:
     """The control of the test above: only opening the batch axis runs, and is wrong."""
     model = onnx.load_model_from_string(tiny_models.foreign_embedder(mixes="mean"))
