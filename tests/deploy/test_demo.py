@@ -1,0 +1,101 @@
+"""The demo as a user runs it, small: drawn, played through every stage, scored, reported."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deploy.bench import SEEDS, mean_table, stage_table
+from deploy.cli import status_of
+from deploy.play import play, site
+from ingest.synthetic.scene import SceneSettings
+from stream.messages import MatchEvent
+
+SMALL = SceneSettings(seed=11, people=5, cameras=2, seconds=12.0, fps=10.0)
+ARGUMENTS = ["demo", "--headless", "--seed", "11", "--people", "5", "--cameras", "2", "--seconds", "12"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory):
+    """One cache for this file: the scene is drawn once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIGHTLINE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def test_a_fast_demo_leaves_a_report_with_every_figure_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert status_of([*ARGUMENTS, "--fast", "--report", str(tmp_path / "report")]) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    expected = {
+        "cameras", "seconds", "frames_decoded", "frames_analysed", "frames_dropped", "people_true", "identities",
+        "link_precision", "link_recall", "idf1", "mota", "latency_ms", "realtime_factor", "cpu_ms_per_camera_second",
+        "versions",
+    }  # fmt: skip
+    assert expected <= report.keys()
+    assert report["frames_decoded"] == 2 * 120
+    assert report["frames_analysed"] == 2 * 60
+    assert report["frames_dropped"] == 0
+    assert report["people_true"] >= 2
+    assert report["identities"] >= 1
+    assert report["idf1"] > 0.4
+    for picture in ("timeline.png", "cam-1.png", "cam-2.png"):
+        assert (tmp_path / "report" / picture).read_bytes().startswith(b"\x89PNG")
+    events = (tmp_path / "report" / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["number"] for line in events] == list(range(1, len(events) + 1))
+    assert "IDF1 over all cameras" in capsys.readouterr().out
+
+
+def _events(workers: int) -> list[MatchEvent]:
+    import threading
+
+    return play(site(SMALL, fast=True), threading.Event(), workers=workers).events
+
+
+def test_the_same_seed_gives_the_same_events_on_every_run_and_with_any_number_of_workers():
+    once = _events(1)
+    assert once
+    assert _events(1) == once
+    assert _events(4) == once
+
+
+def test_a_live_demo_drops_nothing_and_says_how_late_its_events_were(tmp_path: Path):
+    status = status_of([*ARGUMENTS, "--report", str(tmp_path)])
+    assert status == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["latency_ms"]["p50"] > 0
+    assert report["realtime_factor"] < 1.05
+    assert report["frames_analysed"] + report["frames_dropped"] == 2 * 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(["--size", "640by360"], "WIDTHxHEIGHT", id="size"),
+        pytest.param(["--people", "0"], "people", id="nobody"),
+        pytest.param(["--cameras", "99"], "cameras", id="too many cameras"),
+        pytest.param(["--redis", "redis://127.0.0.1:1/0", "--seconds", "5"], "127.0.0.1:1", id="no Redis there"),
+    ],
+)
+def test_a_wrong_wish_ends_in_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    status = status_of([*ARGUMENTS, "--fast", *arguments])
+    assert status in (1, 2)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("sightline: ")
+    assert said in line
+
+
+def test_bench_tables_say_mean_and_worst():
+    run = {
+        "idf1": 0.8, "link_precision": 0.9, "link_recall": 0.7, "mota": 0.6, "frames_dropped": 0,
+        "cpu_ms_per_camera_second": 90.0, "latency_ms": {"p95": 300.0},
+    }  # fmt: skip
+    worse = {**run, "idf1": 0.6, "frames_dropped": 4, "latency_ms": {"p95": 450.0}}
+    cells = {
+        str(name): (mean, worst)
+        for name, mean, worst in zip(*(column._cells for column in mean_table([run, worse]).columns), strict=True)
+    }
+    assert cells["idf1"] == ("0.700", "0.600")
+    assert cells["frames_dropped"] == ("2.000", "4.000")
+    assert cells["latency p95 ms"] == ("375.000", "450.000")
+    assert stage_table({"match": {"batches": 10, "seconds": 1.0}}, 20.0).row_count == 1
+    assert len(SEEDS) == 5
