@@ -19,6 +19,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from stream.errors import GalleryError
+
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Point = tuple[float, float]
@@ -127,8 +129,14 @@ def pack(entity: Any) -> bytes:
 
 
 def unpack(key: str, data: bytes) -> Any:
-    """The entity that was stored under `key`."""
-    return _DECODERS[key.partition("/")[0]].decode(data)
+    """The entity that was stored under `key`. Raises `GalleryError` for anything else."""
+    try:
+        return _DECODERS[key.partition("/")[0]].decode(data)
+    except (KeyError, ValueError) as error:  # msgspec's own errors are ValueErrors
+        raise GalleryError(
+            f"the gallery holds {key!r}, which cannot be read ({error}): go on with an empty gallery "
+            f"(another --state folder, or another [redis] database)"
+        ) from None
 
 
 _KINDS: dict[str, Any] = {

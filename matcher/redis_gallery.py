@@ -32,6 +32,7 @@ OWN_KEY = ("identity/", "exemplar/")
 POLL_S = 0.25  # who waits for the lease looks this often
 RENEW_S = 2.0  # without anything to store, the lease is renewed this often
 MS = 1_000_000  # nanoseconds
+FORMAT = 1  # of everything stored; another one is refused
 
 
 def site_prefix(site: str) -> str:
@@ -134,6 +135,11 @@ class RedisGallery(RedisEvents):
 
     def _load(self) -> tuple[Snapshot, str | None]:
         meta = {key.decode(): value for key, value in self._client.hgetall(self._meta).items()}
+        if (found := int(meta.get("format", FORMAT))) != FORMAT:
+            raise GalleryError(
+                f"the gallery of site {self._site} at {shown(self._url)} was written by another version (format {found}, this "
+                f"one reads {FORMAT}): go on with an empty gallery (another --state folder, or another [redis] database)"
+            )
         entities = {key.decode(): value for key, value in self._client.hgetall(self._state).items()}
         keys = sorted(self._client.smembers(self._index))
         for chunk in _batched(keys, 500):
@@ -172,7 +178,12 @@ class RedisGallery(RedisEvents):
         self, steps: Sequence[Step], events: Sequence[MatchEvent], number: int, commit: int
     ) -> tuple[list[str], list[str | int | bytes]]:
         changes: dict[str, Change] = {}
-        meta: dict[str, str | int | bytes] = {"number": number, "model": self._model, "topic": self.topic or ""}
+        meta: dict[str, str | int | bytes] = {
+            "format": FORMAT,
+            "number": number,
+            "model": self._model,
+            "topic": self.topic or "",
+        }
         clock_ns = steps[-1].clock_ns if steps else 0
         for step in steps:
             changes |= step.changes

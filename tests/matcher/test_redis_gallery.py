@@ -14,9 +14,11 @@ from matcher.merge import Place
 from matcher.overview import overview
 from matcher.redis_client import connect, shown
 from matcher.redis_gallery import RedisGallery
-from stream.errors import DeliveryFailed, EpochLost, GalleryRefused, GalleryUnreachable, SettingsError
+from matcher.state import restore
+from stream.errors import DeliveryFailed, EpochLost, GalleryError, GalleryRefused, GalleryUnreachable, SettingsError
 
 from .simulation import matcher_for, simulate
+from .sites import rules
 
 SECOND = 10**9
 
@@ -250,6 +252,28 @@ def test_what_a_servers_settings_cost_is_said(tmp_path, settings, says):
     assert all(part in line for part, line in zip(says, lines, strict=True))
     gallery.close()
     server.kill()
+
+
+def test_a_gallery_of_another_version_is_refused(gallery):
+    gallery.acquire()
+    gallery.commit([a_step()])
+    gallery._client.hset(gallery._meta, "format", 2)
+    with pytest.raises(GalleryError, match=r"format 2, this one reads 1\): go on with an empty gallery"):
+        gallery.acquire()
+
+
+@pytest.mark.parametrize(
+    ("key", "data"),
+    [
+        pytest.param("pool/t", b"\xc1", id="no msgpack"),
+        pytest.param("identity/1", b"\x93\x01\x02\x03", id="wrong fields"),
+        pytest.param("pool/t", b"\x91\xc4\x03abc", id="half a vector"),
+        pytest.param("unheard-of/1", b"\x01", id="unknown kind"),
+    ],
+)
+def test_a_gallery_that_cannot_be_read_is_one_line(key, data):
+    with pytest.raises(GalleryError, match=f"the gallery holds '{key}', which cannot be read .* empty gallery"):
+        restore(rules(), {key: data})
 
 
 def test_an_overview_says_who_matches_and_how_far(gallery, redis_server):
