@@ -18,11 +18,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
+from matcher.entities import Exemplar, Identity
 from matcher.matcher import Matcher
 from matcher.redis_gallery import RedisGallery
 from matcher.rules import Calibration, Rules
 from matcher.server import EmbeddedRedis
-from matcher.state import Exemplar, Identity, State
+from matcher.state import State
 from stream.messages import Embeddings, Person
 from stream.model import LinkRow, Links
 from stream.transport import Record
