@@ -45,17 +45,21 @@ class Cursors(Generic[T]):
         self.max_records, self._span_ns = max_records, int(max_span_s * 1e9)
         self._cursors: dict[int, _Cursor[T]] = {}
         self._paused: set[int] = set()
+        self._epochs: dict[int, int] = {}
+        """Counts how often a partition was begun or given up: what was fetched before belongs to another reading of it."""
         self._lock = threading.Lock()
 
     def assign(self, partition: int, offset: int) -> None:
         """Read `partition` from `offset` on; what was fetched of it before is forgotten."""
         with self._lock:
             self._cursors[partition] = _Cursor(offset, offset, offset)
+            self._epochs[partition] = self._epochs.get(partition, 0) + 1
 
     def revoke(self, partition: int) -> None:
         """Another reader has it now; commits of it are ignored from here on."""
         with self._lock:
             self._cursors.pop(partition, None)
+            self._epochs[partition] = self._epochs.get(partition, 0) + 1
 
     def wanted(self) -> dict[int, int]:
         """Partition -> next offset to fetch, of those that are not paused and have room."""
@@ -66,11 +70,16 @@ class Cursors(Generic[T]):
                 if partition not in self._paused and len(cursor.waiting) < self.max_records
             }
 
-    def fetched(self, partition: int, offset: int, message: T | None) -> None:
+    def epochs(self) -> dict[int, int]:
+        """Of each partition; to be taken when records are fetched, and given to `fetched` with them."""
+        with self._lock:
+            return dict(self._epochs)
+
+    def fetched(self, partition: int, offset: int, message: T | None, epoch: int | None) -> None:
         """Take in what lay at `offset`; None stands for bytes that were dead-lettered."""
         with self._lock:
             cursor = self._cursors.get(partition)
-            if cursor is None or offset < cursor.fetch:
+            if cursor is None or self._epochs[partition] != epoch or offset < cursor.fetch:
                 return  # revoked or sought while it was on its way
             cursor.fetch = offset + 1
             if message is None:

@@ -152,9 +152,7 @@ class KafkaSource(Generic[T]):
                 return
             consumer = connect(self._settings, f"topic {self._topic}", self._make_consumer, lambda: self._closed)
             with kafka_errors(self._settings, f"topic {self._topic}"):
-                if self._partitions is None:
-                    consumer.subscribe([self._topic], listener=_Rebalance(self))
-                else:
+                if self._partitions is not None:
                     places = [TopicPartition(self._topic, partition) for partition in self._partitions]
                     consumer.assign(places)
                     starts = consumer.beginning_offsets(places, timeout_ms=5000)
@@ -191,6 +189,8 @@ class KafkaSource(Generic[T]):
             try:
                 with kafka_errors(self._settings, f"topic {self._topic}"):
                     self._commit_now()
+                    if self._partitions is None and not self._subscribe():
+                        return
                     self._start_what_is_new()
                     self._pause_what_has_no_room()
                     fetched = self._consumer.poll(timeout_ms=int(POLL_S * 1000))
@@ -200,15 +200,26 @@ class KafkaSource(Generic[T]):
             except OffsetGone:
                 self._raise_gone()
                 raise
+            for place in fetched.keys() & self._consumer.assignment():
+                if place.partition not in self._cursors.fetching():  # assigned within this very poll
+                    self._cursors.assign(place.partition, self._committed_or(place, fetched[place][0].offset))
+            epochs = self._cursors.epochs()
         for place, records in fetched.items():
-            if place.partition not in self._cursors.fetching():  # assigned within this very poll
-                self._cursors.assign(place.partition, self._committed_or(place, records[0].offset))
             for record in records:
-                self._take_in(place.partition, record)
+                self._take_in(place.partition, record, epochs.get(place.partition))
         if fetched:
             self._measure_lag(fetched)
         elif (left := POLL_S - (time.monotonic() - started)) > 0:
             time.sleep(left)  # a broker that refuses connections answers at once
+
+    def _subscribe(self) -> bool:
+        """Join the group once the topic is known: who leads a group without knowing it shares out nothing, for good."""
+        if not self._consumer.subscription():
+            if not self._consumer.partitions_for_topic(self._topic):
+                time.sleep(POLL_S)
+                return False
+            self._consumer.subscribe([self._topic], listener=_Rebalance(self))
+        return True
 
     def _start_what_is_new(self) -> None:
         for place in self._consumer.assignment():
@@ -241,7 +252,9 @@ class KafkaSource(Generic[T]):
         self._consumer.pause(*(full - self._consumer.paused()))
         self._consumer.resume(*(self._consumer.paused() - full))
 
-    def _take_in(self, partition: int, record: Any) -> None:
+    def _take_in(self, partition: int, record: Any, epoch: int | None) -> None:
+        if self._cursors.epochs().get(partition) != epoch:
+            return
         expected = self._cursors.fetching().get(partition)
         if expected is not None and record.offset > expected:  # retention was faster than this reader
             RECORDS_EXPIRED.labels(self._topic, str(partition)).inc(record.offset - expected)
@@ -253,10 +266,10 @@ class KafkaSource(Generic[T]):
         try:
             message = decode(data, self._kinds)
         except MessageError as error:
-            self._cursors.fetched(partition, record.offset, None)
             self._bury(dead_letter(self._topic, partition, record.offset, str(error), data, self._kinds))
+            self._cursors.fetched(partition, record.offset, None, epoch)
         else:
-            self._cursors.fetched(partition, record.offset, message)
+            self._cursors.fetched(partition, record.offset, message, epoch)
 
     def _bury(self, letter: DeadLetter) -> None:
         log.warning(
@@ -291,7 +304,8 @@ class KafkaSource(Generic[T]):
         return {TopicPartition(self._topic, p): OffsetAndMetadata(offset, "", -1) for p, offset in taken.items()}
 
     def _commit_now(self) -> None:
-        if offsets := self._take_commits():
+        mine = self._consumer.assignment()
+        if offsets := {place: offset for place, offset in self._take_commits().items() if place in mine}:
             self._consumer.commit_async(offsets, functools.partial(self._committed, self._assignment))
 
     def _committed(self, assignment: int, offsets: dict[TopicPartition, OffsetAndMetadata], answer: object) -> None:

@@ -206,9 +206,9 @@ class MemorySource(Generic[T]):
     def batches(self) -> Iterator[Sequence[Record[T]]]:
         """See `stream.transport.Source`."""
         while not self._closed:
-            fetched = self._fetch()
+            fetched, epochs = self._fetch()
             for number, record in fetched:
-                self._cursors.fetched(number, record.offset, self._read(number, record))
+                self._cursors.fetched(number, record.offset, self._read(number, record), epochs[number])
             batch = self._cursors.take()
             if not batch and self._at_end():
                 return
@@ -264,7 +264,7 @@ class MemorySource(Generic[T]):
             for number in mine - held:
                 member._cursors.assign(number, self._committed[number])
 
-    def _fetch(self) -> list[tuple[int, _Stored]]:
+    def _fetch(self) -> tuple[list[tuple[int, _Stored]], dict[int, int]]:
         """Records from where this source stands; waits up to the poll time-out for the first."""
         deadline = time.monotonic() + POLL_S
         with self._topic._changed:
@@ -276,7 +276,7 @@ class MemorySource(Generic[T]):
                 ]
                 left = deadline - time.monotonic()
                 if found or left <= 0 or self._closed or self._cursors.ready() or self._at_end():
-                    return found
+                    return found, self._cursors.epochs()
                 self._topic._changed.wait(left)
 
     def _after(self, number: int, offset: int) -> list[_Stored]:

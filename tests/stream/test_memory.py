@@ -48,7 +48,9 @@ def test_a_full_topic_refuses_after_a_second_without_readers_progress(bounds):
     full = topic(**bounds)
     full.source("g")
     started = time.monotonic()
-    with pytest.raises(DeliveryFailed, match="partition 0 is full with [23] records and nobody has read of it for 1 s"):
+    with pytest.raises(
+        DeliveryFailed, match=r"partition 0 is full with [23] records and nobody has read of it for 1 s"
+    ):
         full.sink(lambda _: 0).send(frame(n) for n in range(10))
     assert 1 <= time.monotonic() - started < 5
 
