@@ -19,7 +19,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError, RetriableError
 
 from stream.codec import encode
-from stream.errors import DeliveryFailed, MessageTooLarge, SightlineError, TransportError
+from stream.errors import DeliveryFailed, MessageTooLarge, TransportError
 from stream.kafka_admin import TopicSpec, ensure_topics
 from stream.kafka_client import (
     MAX_BATCH_BYTES,
@@ -76,7 +76,7 @@ class KafkaSink(Generic[T]):
         self._flying = 0
         self._size = 0
         """Bytes waiting and in flight."""
-        self._failed: SightlineError | None = None
+        self._failed: Exception | None = None
         self._closed = False
         self._away = False
         """The last round failed."""
@@ -122,17 +122,20 @@ class KafkaSink(Generic[T]):
     def close(self) -> None:
         """Give what is queued the delivery time-out, unless the broker is away already, and disconnect; safe to call twice."""
         if not (self._closed or self._away):
-            with contextlib.suppress(SightlineError):
+            with contextlib.suppress(Exception):  # said when it happened, or counted below
                 self.flush()
         with self._changed:
             self._closed = True
-            lost = len(self._waiting) + self._flying
             self._changed.notify_all()
         self._thread.join(timeout=self._settings.delivery_timeout_s + REQUEST_TIMEOUT_S)
+        with self._changed:
+            lost, self._waiting = self._waiting, deque()
         if lost:
-            DELIVERIES_FAILED.labels(self._spec.name).inc(lost)
-            log.warning("closed with messages undelivered", extra={"topic": self._spec.name, "messages": lost})
-            self._waiting.clear()
+            DELIVERIES_FAILED.labels(self._spec.name).inc(len(lost))
+            log.warning("closed with messages undelivered", extra={"topic": self._spec.name, "messages": len(lost)})
+        for outgoing in lost:
+            if outgoing.live_camera is not None:
+                FRAMES_DROPPED.labels(outgoing.live_camera, "broker").inc()
 
     def _encode(self, message: T) -> bytes | None:
         data = encode(message)
@@ -197,7 +200,7 @@ class KafkaSink(Generic[T]):
             while round_ := self._next_round():
                 with kafka_errors(self._settings, what):
                     self._deliver(producer, round_)
-        except SightlineError as error:
+        except Exception as error:  # handed to the thread that sends or flushes, which raises it
             with self._changed:
                 self._failed = error
                 self._changed.notify_all()

@@ -172,6 +172,23 @@ def test_live_frames_are_shed_while_the_broker_hangs_and_the_newest_arrive(broke
     assert list(dict.fromkeys(found)) == sorted(set(found))
 
 
+def test_closing_while_the_broker_hangs_is_bounded_and_counts_what_is_lost(broker, settings, spec):
+    camera = f"live-{spec.name}"
+    sink = KafkaSink(settings, spec, lambda _: 0, policy="shed")
+    sink.send([frame(0, clock="rtcp", camera=camera)])
+    sink.flush()
+    broker.pause()
+    try:
+        sink.send(frame(n, clock="rtcp", camera=camera) for n in range(1, 6))
+        started = time.monotonic()
+        sink.close()
+        sink.close()
+        assert time.monotonic() - started < 3 * settings.delivery_timeout_s
+    finally:
+        broker.resume()
+    assert dropped(camera) == 5
+
+
 def test_a_reader_goes_on_after_the_broker_came_back(broker, settings, spec):
     ensure_topics(settings, [spec])
     got: list[int] = []
