@@ -251,6 +251,11 @@ class KafkaSource(Generic[T]):
         full = {place for place in assigned if place.partition in known and place.partition not in wanted}
         self._consumer.pause(*(full - self._consumer.paused()))
         self._consumer.resume(*(self._consumer.paused() - full))
+        # kafka-python 3.0.12 puts a paused partition's fetched records aside, and takes them up again only while this slot is
+        # None; one that was read to its end stays in it, so with all other partitions silent the records would lie for ever
+        fetcher = self._consumer._fetcher
+        if not fetcher._next_partition_records:
+            fetcher._next_partition_records = None
 
     def _take_in(self, partition: int, record: Any, epoch: int | None) -> None:
         if self._cursors.epochs().get(partition) != epoch:
