@@ -91,9 +91,9 @@ class Tracker:
         tentative = rows[self._numbers[rows] == 0]
         self._numbers[tentative] = self._next_numbers(len(tentative))
         clear = (overlap <= SOLID) & (xyxy[:, 0] > SIDE * size_hw[1]) & (xyxy[:, 2] < (1 - SIDE) * size_hw[1])
-        self._doubt(cost, rows, boxes, close)
+        self._doubt(now_s, cost, rows, boxes, close)
         self._look(rows, looks[boxes], clear[boxes])
-        self._settle(rows[clear[boxes]], xyxy[boxes][clear[boxes]], looks[boxes][clear[boxes]])
+        self._settle(now_s, rows[clear[boxes]], xyxy[boxes][clear[boxes]], looks[boxes][clear[boxes]])
 
         ambiguous = close[boxes] | self._in_doubt(rows)
         tracked = Tracked(boxes, self._numbers[rows].copy(), ambiguous)
@@ -157,7 +157,12 @@ class Tracker:
         return track_of, close
 
     def _doubt(
-        self, cost: NDArray[np.float64], rows: NDArray[np.intp], boxes: NDArray[np.intp], close: NDArray[np.bool_]
+        self,
+        now_s: float,
+        cost: NDArray[np.float64],
+        rows: NDArray[np.intp],
+        boxes: NDArray[np.intp],
+        close: NDArray[np.bool_],
     ) -> None:
         """Put pairs in doubt whose exchange would have cost less than `CLOSE` more."""
         capped = np.minimum(cost, NEW_COST)
@@ -172,7 +177,7 @@ class Tracker:
         for row, other in np.argwhere(margin < CLOSE).tolist():
             close[box_of[row]] = True
             known = {int(self._ids[one]): self._looks[one].copy() for one in (row, other) if self._looked[one] > 0}
-            self._doubts.add(int(self._ids[row]), int(self._ids[other]), float(margin[row, other]), known)
+            self._doubts.add(now_s, int(self._ids[row]), int(self._ids[other]), float(margin[row, other]), known)
 
     def _in_doubt(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
         """(M,) which of the tracks at `rows` are in any doubt."""
@@ -186,12 +191,13 @@ class Tracker:
         self._looked[rows] = np.minimum(self._looked[rows] + 1, 5)
         self._looks[rows] += (looks - self._looks[rows]) / self._looked[rows, None]
 
-    def _settle(self, rows: NDArray[np.intp], xyxy: Boxes, looks: NDArray[np.float32]) -> None:
+    def _settle(self, now_s: float, rows: NDArray[np.intp], xyxy: Boxes, looks: NDArray[np.float32]) -> None:
         """Settle doubts by people who are clear to see: `rows` with their boxes and looks."""
         ids = self._ids[rows].tolist()
         padded = _padded(xyxy)
         free = np.argwhere(intersection(padded, padded) == 0).tolist()
         verdicts = self._doubts.settle(
+            now_s,
             set(self._ids.tolist()),
             dict(zip(ids, looks.astype(np.float64), strict=True)),
             {(ids[one], ids[other]) for one, other in free},
