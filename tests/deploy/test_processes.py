@@ -3,10 +3,14 @@
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient
+from kafka.errors import CoordinatorNotAvailableError
 from services import wait_for
 
 from stream.codec import EMBEDDINGS
@@ -50,10 +54,25 @@ def site(clips: Path, kafka_server: str, redis_server: str) -> Path:
     return path
 
 
+def told(events: Path, enough: int) -> bool:
+    return len(json_lines(events)) >= enough
+
+
 def settled(events: Path) -> bool:
     """Whether everybody who was seen has left again."""
     kinds = Counter(event["kind"] for event in json_lines(events))
     return kinds["end"] > 0 and kinds["end"] == kinds["new"] + kinds["link"]
+
+
+def shared_out(site: Path, kafka_server: str, workers: int) -> bool:
+    """Whether so many perceive workers have shared out the cameras. One that joins later takes over in mid-stream."""
+    group = f"sightline.{site.stem}.perceive"
+    with closing(KafkaAdminClient(bootstrap_servers=kafka_server)) as admin:
+        try:
+            found = admin.describe_groups([group])[group]
+        except CoordinatorNotAvailableError:  # nobody has ever been in a group on this broker
+            return False
+        return bool(found["group_state"] == "Stable" and len(found["members"]) == workers)
 
 
 def decisions(events: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -69,7 +88,7 @@ def embeddings_of(site: Path, kafka_server: str) -> list[Embeddings | CameraStat
         found = []
         for batch in source.batches():
             found += [record.message for record in batch]
-            if all(source.fetched_to(partition) >= last for partition, last in ends.items()) and not batch:
+            if all(source.position()[partition] >= last for partition, last in ends.items()):
                 return found
     finally:
         source.close()
@@ -77,7 +96,7 @@ def embeddings_of(site: Path, kafka_server: str) -> list[Embeddings | CameraStat
 
 
 def test_one_site_file_runs_as_processes_with_the_events_of_a_single_one(
-    site: Path, clips: Path, start: Start, tmp_path: Path
+    site: Path, clips: Path, kafka_server: str, start: Start, tmp_path: Path
 ) -> None:
     alone, apart = tmp_path / "alone.jsonl", tmp_path / "apart.jsonl"
     (clips / "alone.toml").write_text(site.read_text().partition("[kafka]")[0])
@@ -85,6 +104,7 @@ def test_one_site_file_runs_as_processes_with_the_events_of_a_single_one(
     assert done.returncode == 0, done.stderr
 
     workers = [start("perceive", str(site)), start("perceive", str(site)), start("match", str(site))]
+    wait_for(partial(shared_out, site, kafka_server, 2), f"two perceive workers:\n{workers[0].log}", 60)
     ingest = start("ingest", str(site))
     assert ingest.wait(90) == 0, ingest.log
     reader = start("events", str(site), "--follow", "--json", str(apart))
@@ -109,7 +129,7 @@ def test_workers_killed_and_restarted_lose_nothing_and_double_nothing(
     perceive, match = start("perceive", str(site)), start("match", str(site))
     ingest, reader = start("ingest", str(site)), start("events", str(site), "--follow", "--json", str(events))
     for enough in (4, 40):
-        wait_for(lambda: len(json_lines(events)) >= enough, f"{enough} events:\n{match.log}", 60)
+        wait_for(partial(told, events, enough), f"{enough} events:\n{match.log}", 60)
         match.kill()
         perceive.kill()
         assert not settled(events), "killed after the end"
@@ -124,7 +144,7 @@ def test_workers_killed_and_restarted_lose_nothing_and_double_nothing(
 
     seen = json_lines(events)
     assert [event["number"] for event in seen] == list(range(1, len(seen) + 1))
-    told = [(event["kind"] == "end", event["tracklet"]) for event in seen]
-    assert len(set(told)) == len(told)
+    said = [(event["kind"] == "end", event["tracklet"]) for event in seen]
+    assert len(set(said)) == len(said)
     for worker in (perceive, match, reader):
         assert worker.terminate() == 0, worker.log
