@@ -1,8 +1,9 @@
 """Link rows for an adopted embedder: from somebody's labelled crops, else from drawn people."""
 
+import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from deploy.links import fit_links
 from stream.errors import DataError
 from stream.model import Backend, Links
-from trainer.tracklets import LabelledTracklet
+from trainer.tracklets import DESCRIPTION, LabelledTracklet, synthetic_tracklets
 
 NAME = re.compile(r"^(\d+)_c(\d+)s(\d+)_(\d+)")  # Market-1501: person, camera, sequence, frame
 FRAMES_PER_S = 25.0  # Market-1501's cameras
@@ -20,18 +21,45 @@ FIRST_S, GAP_S = 6.0, 2.0  # a tracklet's crops that count, and the pause that b
 MAX_CROPS = 50_000
 MAX_BYTES = 1 << 24
 
+THIN = 2  # of the drawn crops, 2 a second, every second one is taken: as many as the matcher gets, in half the time
+CHUNK = 64  # crops between two reports
+
 Fit = Callable[[Backend], Links]
+Report = Callable[[float, str], None]
+"""Called with the share that is done, and of what."""
 
 
-def fitter(crops: Path | None, report: Callable[[int, int], None]) -> Fit:
+def fitter(crops: Path | None, report: Report) -> Fit:
     """What fits the rows: on the labelled `crops`, read now so that a mistake is said at once, or on drawn people."""
-    if crops is None:
-        return lambda backend: fit_links(backend, report=report)
-    tracklets = labelled_tracklets(crops)
-    people = len({one.person for one in tracklets})
-    return lambda backend: fit_links(
-        backend, tracklets, fitted_on=f"{crops.name}: {len(tracklets)} tracklets of {people} people"
-    )
+    given = labelled_tracklets(crops) if crops is not None else None
+
+    def fit(backend: Backend) -> Links:
+        if given is None or crops is None:
+            drawn = synthetic_tracklets(report=lambda done, of: report(done / of, "people drawn"))
+            thinned = [dataclasses.replace(one, crops=one.crops[::THIN]) for one in drawn]
+            return fit_links(_Reporting(backend, thinned, report), thinned, fitted_on=DESCRIPTION)
+        people = len({one.person for one in given})
+        said = f"{crops.name}: {len(given)} tracklets of {people} people"
+        return fit_links(_Reporting(backend, given, report), given, fitted_on=said)
+
+    return fit
+
+
+class _Reporting:
+    """A backend that says how far it is with the crops of `tracklets`: some thousand take minutes."""
+
+    def __init__(self, backend: Backend, tracklets: Sequence[LabelledTracklet], report: Report) -> None:
+        self.card = backend.card
+        self._backend, self._report = backend, report
+        self._total = sum(len(one.crops) for one in tracklets)
+
+    def infer(self, images: NDArray[np.uint8], /) -> dict[str, NDArray[np.float32]]:
+        """(N, H, W, 3) -> the card's outputs."""
+        parts = []
+        for start in range(0, len(images), CHUNK):
+            parts.append(self._backend.infer(images[start : start + CHUNK]))
+            self._report(min(start + CHUNK, len(images)) / max(self._total, 1), "crops embedded")
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.card.outputs}
 
 
 def labelled_tracklets(folder: Path) -> list[LabelledTracklet]:

@@ -54,10 +54,10 @@ def adopt_model(
     folder = _folder(name, output, replace)
     size_hw = _size(input_hw)
     data = _fetch(place, sha256, console)
-    with Bar(console, "drawing people for link rows") as bar:
+    with Bar(console, "link rows") as bar:
         fit = None
         if recipe.kind == "embedder":
-            fit = fitter(crops, lambda done, of: bar.at(done / of, f"{done} of {of} sites"))
+            fit = fitter(crops, bar.at)
         adopted = adopt(
             data, recipe, folder, name=name, where=place, version=version, licence=licence, input_hw=size_hw,
             output=take, fit=fit,
