@@ -5,7 +5,6 @@ site over, 130 interrupted before the work was done.
 """
 
 import importlib
-import importlib.util
 import signal
 import sys
 import time
@@ -41,8 +40,6 @@ def app() -> typer.Typer:
     cli.callback(help="Links people across cameras, live. To see it: [bold]sightline demo[/bold]")(_options)
     for panel, verbs in VERBS.items():
         for verb in verbs:
-            if not importlib.util.find_spec(f"deploy.commands.{verb}"):
-                continue
             module = importlib.import_module(f"deploy.commands.{verb}")
             cli.command(verb, rich_help_panel=panel)(getattr(module, verb))
     return cli

@@ -1,0 +1,132 @@
+"""`sightline doctor`, `plan` and `status`: what they look at, what they find, and what they advise."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clips import write_clip
+from feeds import MjpegCamera, http_server
+from services import RedisServer, free_port, valkey_binary
+
+from deploy import doctor
+from deploy.plan import Costs, plan
+from deploy.settings import load
+from deploy.status import status
+from deploy.wiring import run_site
+from ingest.settings import CameraSettings
+from stream.errors import GalleryUnreachable
+from tests.deploy.sites import write_site
+from tests.deploy.workers import sightline
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_site(tmp_path_factory.mktemp("depot"), frames=50)
+
+
+def test_a_healthy_site_passes_every_check(site: Path, tmp_path: Path, redis_server: str, kafka_server: str) -> None:
+    environment = {"SIGHTLINE_REDIS__URL": redis_server, "SIGHTLINE_KAFKA__BOOTSTRAP_SERVERS": kafka_server}
+    report = tmp_path / "doctor.json"
+    done = sightline("doctor", str(site), "--json", str(report), folder=tmp_path, environment=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    findings = json.loads(report.read_text())
+    assert {finding["status"] for finding in findings} == {"ok"}
+    checks = [finding["check"].split()[0] for finding in findings]
+    assert checks == ["machine", "bundle", "bundle", "redis", "kafka", "camera", "camera"]
+    for finding in findings:
+        assert finding["check"] in done.stdout
+    assert "h264 320x240 at 25.0 fps" in done.stdout
+
+
+def test_a_redis_that_may_lose_events_is_said_with_the_remedy(tmp_path: Path) -> None:
+    port = free_port()
+    settings = [f"port {port}", "appendonly no", "maxmemory-policy allkeys-lru"]
+    server = RedisServer(valkey_binary(), tmp_path, settings, port)
+    server.start()
+    try:
+        finding = doctor.gallery(server.url)
+    finally:
+        server.kill()
+    assert finding.status == "warning"
+    assert "appendonly no" in finding.remedy
+    assert "set noeviction" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        pytest.param(
+            {"fps": 30}, "30 fps are asked for: raise the camera's rate, or lower fps", id="slower than asked"
+        ),
+        pytest.param({"fps": 5}, "", id="as asked"),
+    ],
+)
+def test_a_camera_that_gives_less_than_asked_is_said(tmp_path: Path, settings: dict[str, Any], remedy: str) -> None:
+    clip = write_clip(tmp_path / "clip.mp4")
+    finding = doctor.camera(CameraSettings(id="a", url=str(clip), **settings))
+    assert finding.remedy == remedy
+    assert finding.status == ("warning" if remedy else "ok")
+
+
+def test_a_file_without_times_is_asked_for_its_rate(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.h264", container="h264")
+    assert "set source_fps" in doctor.camera(CameraSettings(id="a", url=str(clip))).remedy
+    assert doctor.camera(CameraSettings(id="a", url=str(clip), source_fps=25)).status == "ok"
+
+
+def test_a_live_camera_is_measured() -> None:
+    with http_server(MjpegCamera) as address:
+        finding = doctor.camera(CameraSettings(id="a", url=f"http://{address}/"))
+    assert finding.status == "ok", finding
+    assert finding.found.startswith("mjpeg 320x240 at ")
+    assert "first picture after" in finding.found
+
+
+def test_a_synthetic_camera_is_drawn_here() -> None:
+    finding = doctor.camera(CameraSettings(id="a", url="synthetic://?seed=3&cameras=2&camera=1"))
+    assert finding.found.startswith("drawn here: 640x360 at 10 fps")
+
+
+def test_a_plan_adds_up(site: Path) -> None:
+    costs = Costs(detect_ms=10, embed_ms=2, embedding_size=512)
+    few, many = (plan(load(site, {}), costs, people, 600) for people in (2, 20))
+    assert [camera.camera for camera in few.cameras] == ["north", "south"]
+    frames, embeddings, matches = few.topics
+    assert frames.mb_s == pytest.approx(sum(camera.frames_mb_s for camera in few.cameras))
+    assert frames.disk_mb == pytest.approx(frames.mb_s * 600 * 1.25)
+    assert (frames.partitions, embeddings.partitions, matches.partitions) == (2, 2, 1)
+    assert many.perceive_cores > few.perceive_cores
+    assert many.topics[1].mb_s > embeddings.mb_s
+    assert few.perceive_workers == 1
+
+
+def test_a_plan_times_the_models_and_prints(site: Path, tmp_path: Path) -> None:
+    done = sightline("plan", str(site), "--json", str(tmp_path / "plan.json"), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "depot.frames" in done.stdout
+    assert json.loads((tmp_path / "plan.json").read_text())["costs"]["detect_ms"] > 0
+
+
+def test_the_status_of_a_site_that_has_run(site: Path, tmp_path: Path, redis_server: str) -> None:
+    settings = load(site, {"SIGHTLINE_REDIS__URL": redis_server, "SIGHTLINE_SITE__NAME": "status-test"})
+    run_site(settings, threading.Event())
+    known = status(settings, None)
+    assert known.matcher is None
+    assert known.last_number > 0
+    assert known.identities >= 1
+    assert all(camera.ended and camera.last_ns is not None for camera in known.cameras)
+    shown = sightline(
+        "status",
+        str(site),
+        folder=tmp_path,
+        environment={"SIGHTLINE_REDIS__URL": redis_server, "SIGHTLINE_SITE__NAME": "status-test"},
+    )
+    assert shown.returncode == 0
+    assert f"events up to {known.last_number}" in shown.stdout
+
+
+def test_the_status_of_a_site_that_does_not_run_says_how_to_start_it(site: Path, tmp_path: Path) -> None:
+    with pytest.raises(GalleryUnreachable, match="start `sightline run`"):
+        status(load(site, {}), tmp_path)
