@@ -129,7 +129,7 @@ def score(site: Simulation, events: Iterable[MatchEvent]) -> Score:
 
 
 def rules_for(site: Simulation, **changes: object) -> Rules:
-    """Rows fitted on pairs of tracklets of other seeds."""
+    """Rows set by hand for this simulation's noise: the scores are floors against regressions, no measure of quality."""
     row = LinkRow(a=-7.5, b=30.0, same_pairs=1000)
     return Rules(
         Calibration(Links(mean=[0.0] * SIZE, same=row, other=row, fitted_on="seeds 100 to 102")),
