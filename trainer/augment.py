@@ -44,7 +44,7 @@ class CropAugment:
         flip = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
         scale = uniform(1 - self.zoom, 1 + self.zoom, 2)
         shift = uniform(-2 * self.shift, 2 * self.shift, 2)  # the sampling grid is 2 wide
-        out = resample(pictures, self.size_hw, flip[:, None] * scale, shift)
+        out = resample(pictures, self.size_hw, torch.stack([flip * scale[:, 0], scale[:, 1]], 1), shift)
         out = _colour(out, uniform, self.brightness, self.contrast, self.colour)
         grey = (uniform(0, 1) < self.grey_p)[:, None, None, None]
         out = torch.where(grey, out.mean(1, keepdim=True), out)
