@@ -20,6 +20,9 @@ from stream.errors import SightlineError
 
 INTERRUPTED = 130
 
+SERVING = ("demo", "run", "ingest", "perceive", "match", "bench")
+"""Verbs whose stages are threads already: libraries' own threads below them burnt 1.66 times the processor by spinning."""
+
 VERBS = {
     "Run": ("demo", "run", "ingest", "perceive", "match", "events"),
     "Look": ("doctor", "plan", "status", "bench"),
@@ -48,7 +51,11 @@ def app() -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``sightline`` script: run one command and exit with its status."""
     signal.signal(signal.SIGTERM, _interrupt)  # workers set their own, which ends them with status 0
-    sys.exit(status_of(list(sys.argv[1:] if arguments is None else arguments) or ["--help"]))
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if given[0] in SERVING:  # before numpy is imported
+        for library in ("OMP", "OPENBLAS", "MKL"):
+            os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    sys.exit(status_of(given))
 
 
 def status_of(arguments: list[str], commands: typer.Typer | None = None) -> int:
