@@ -5,6 +5,7 @@ site over, 130 interrupted before the work was done.
 """
 
 import importlib
+import os
 import signal
 import sys
 import time
