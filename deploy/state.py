@@ -21,10 +21,11 @@ def state_folder(settings: Settings | None) -> Path:
 
 @contextmanager
 def opened_state(settings: Settings, given: Path | None, *, lasting: bool = False) -> Iterator[Path]:
-    """The folder, made where missing. A site of files without ``--state`` gets a fresh one that is removed afterwards:
-    old footage shall neither meet yesterday's people nor be taken for a repeat. Not so where the gallery is `lasting`.
+    """The folder, made where missing. Without ``--state`` a site of files, or of drawn cameras alone, gets a fresh one that is
+    removed afterwards: it shall neither meet yesterday's people nor be taken for a repeat. Not so where the gallery is `lasting`.
     """
-    if given is None and not (settings.live or settings.redis or lasting):
+    real = settings.live and any(camera.kind != "synthetic" for camera in settings.camera)
+    if given is None and not (real or settings.redis or lasting):
         with tempfile.TemporaryDirectory(prefix=f"sightline-{settings.site.name}-") as fresh:
             yield Path(fresh)
         return

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from stream.errors import OffsetGone
+from stream.errors import GalleryUnreachable, OffsetGone
 from stream.messages import MatchEvent
 from stream.telemetry import EVENT_SECONDS, RECORDS_EXPIRED
 from stream.transport import Record
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 64
 POLL_S = 0.1
+AWAY_S = 0.5  # between two attempts to reach a gallery that was there
 
 
 class Events(Protocol):
@@ -60,20 +61,32 @@ class Outbox:
     def __init__(self, gallery: Events, after: int = 0, *, clock: Callable[[], float] | None = time.time) -> None:
         """Begin behind number `after`. `clock` is for the latency metric; None on a site of files."""
         self._gallery, self._after, self._clock = gallery, after, clock
-        self._paused = self._ending = False
+        self._paused = self._ending = self._away = False
         self._closed = threading.Event()
 
     def batches(self) -> Iterator[Sequence[Record[MatchEvent]]]:
         """See `stream.transport.Source`. Ends after `close_input` once everything said so far was yielded, or by `close`."""
         while not self._closed.is_set():
             ending = self._ending
-            events = [] if self._paused else self._gallery.events(self._after, limit=BATCH, wait_s=POLL_S)
+            try:
+                events = [] if self._paused else self._gallery.events(self._after, limit=BATCH, wait_s=POLL_S)
+            except GalleryUnreachable as error:  # it was there when this began: wait for it, as the matcher does
+                self._say_away(str(error))
+                self._closed.wait(AWAY_S)
+                yield []
+                continue
+            self._away = False
             if not events and ending:
                 return
             if events:
                 self._say_lost(events[0].number)
                 self._after = events[-1].number
             yield [Record(event, 0, event.number) for event in events]
+
+    def _say_away(self, reason: str) -> None:
+        if not self._away:
+            log.warning("waiting: %s", reason)
+        self._away = True
 
     def _say_lost(self, first: int) -> None:
         lost = first - self._after - 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient
 from kafka.errors import CoordinatorNotAvailableError
-from services import wait_for
+from services import RedisServer, valkey_binary, wait_for
 
 from stream.codec import EMBEDDINGS
 from stream.kafka import KafkaSource
@@ -135,7 +135,7 @@ def test_workers_killed_and_restarted_lose_nothing_and_double_nothing(
         assert not settled(events), "killed after the end"
         perceive, match = start("perceive", str(site)), start("match", str(site))
     assert ingest.wait(90) == 0, ingest.log
-    wait_for(lambda: settled(events), f"the end:\n{match.log}\n{perceive.log}", 90)
+    wait_for(partial(settled, events), f"the end:\n{match.log}\n{perceive.log}", 90)
 
     records = embeddings_of(site, kafka_server)
     places = {(r.camera, r.stream, r.sequence) for r in records if isinstance(r, Embeddings)}
@@ -148,3 +148,26 @@ def test_workers_killed_and_restarted_lose_nothing_and_double_nothing(
     assert len(set(said)) == len(said)
     for worker in (perceive, match, reader):
         assert worker.terminate() == 0, worker.log
+
+
+def test_a_redis_that_goes_away_is_waited_for(clips: Path, kafka_server: str, start: Start, tmp_path: Path) -> None:
+    name, events = f"site-{uuid.uuid4().hex[:8]}", tmp_path / "events.jsonl"
+    server = RedisServer(valkey_binary(), tmp_path)
+    server.start()
+    site = clips / f"{name}.toml"
+    services = f'[kafka]\nbootstrap_servers = "{kafka_server}"\n[redis]\nurl = "{server.url}"\n'
+    site.write_text((clips / "site.toml").read_text().replace('"depot"', f'"{name}"') + services)
+    try:
+        perceive, match = start("perceive", str(site)), start("match", str(site))
+        start("ingest", str(site))
+        start("events", str(site), "--follow", "--json", str(events))
+        wait_for(partial(told, events, 4), f"events:\n{match.log}", 60)
+        server.kill()
+        wait_for(lambda: "waiting: no Redis answers" in match.log, "a warning", 30)
+        server.start()
+        wait_for(partial(settled, events), f"the end:\n{match.log}", 60)
+        assert [event["number"] for event in json_lines(events)] == list(range(1, len(json_lines(events)) + 1))
+        assert perceive.terminate() == 0
+        assert match.terminate() == 0
+    finally:
+        server.kill()

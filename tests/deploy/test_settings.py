@@ -1,10 +1,16 @@
 """The site file and the environment: what is accepted, what is refused, and with which words."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from prometheus_client import Counter, Gauge, Histogram
+from pydantic import BaseModel
 
+from deploy.cli import INTERRUPTED
 from deploy.settings import Settings, load
+from stream import errors, telemetry
 from stream.errors import SettingsError
 
 SITE = """
@@ -162,3 +168,20 @@ def test_the_example_loads_and_says_every_section() -> None:
     written = path.read_text()
     for section in Settings.model_fields:
         assert f"[{section}]" in written
+
+
+def keys_of(section: type[BaseModel]) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        tables = [kind for kind in inner if issubclass(kind, BaseModel)]
+        yield from keys_of(tables[0]) if tables else [name]
+
+
+def test_the_manual_has_every_setting_metric_and_exit_status() -> None:
+    manual = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    assert [key for key in keys_of(Settings) if f"`{key}`" not in manual] == []
+    metrics = [metric for metric in vars(telemetry).values() if isinstance(metric, Counter | Gauge | Histogram)]
+    names = [metric._name + ("_total" if isinstance(metric, Counter) else "") for metric in metrics]
+    assert [name for name in names if f"`{name}`" not in manual] == []
+    statuses = {kind.exit_status for kind in vars(errors).values() if isinstance(kind, type)} | {0, INTERRUPTED}
+    assert [status for status in statuses if f"| {status} |" not in manual] == []
