@@ -62,9 +62,17 @@ def ingest(
 
 
 def perceive(
-    settings: Settings, bus: Bus, stop: threading.Event, *, watch: Callable[[FromPerceive], None] | None = None
+    settings: Settings,
+    bus: Bus,
+    stop: threading.Event,
+    *,
+    source: Source[FromCamera] | None = None,
+    watch: Callable[[FromPerceive], None] | None = None,
 ) -> None:
-    """Frames -> embeddings, with models of its own. `watch` sees every record that is sent."""
+    """Frames -> embeddings, with models of its own. `watch` sees every record that is sent.
+
+    `source`: opened and closed by the caller, who wants all workers to have their cameras before the first frame comes.
+    """
     from deploy.backends import load
     from detector.detector import Detector
     from detector.jpeg import decode_frames
@@ -73,7 +81,7 @@ def perceive(
     with ExitStack() as held:
         eyes = held.enter_context(closing(load(bundle_of(settings, "detector"))))
         looks = held.enter_context(closing(load(bundle_of(settings, "embedder"))))
-        source = held.enter_context(closing(bus.frames_source()))
+        source = source or held.enter_context(closing(bus.frames_source()))
         sink = held.enter_context(closing(bus.embeddings_sink()))
         if not (bus.lasting or settings.live):
             source = Paced(source, bus.embeddings_lag, bus.most_lag)
@@ -208,12 +216,18 @@ def run_site(
     the workers' threads. `workers`: perceive workers, each with models of its own.
     """
     warn_of_synthetic_models(settings)
-    with opened_bus(settings, stop) as bus, gallery_of(settings, state) as at:
-        perceiving = partial(perceive, settings, bus, watch=watch)
+    count = min(workers, len(settings.camera))
+    with opened_bus(settings, stop) as bus, gallery_of(settings, state) as at, ExitStack() as held:
+        # in memory a camera never changes workers: tracklets would begin anew, and files give other events than with one
+        sources = [None if bus.lasting else held.enter_context(closing(bus.frames_source())) for _ in range(count)]
         together(
             [
                 Group("ingest", [partial(ingest, settings, bus)], bus.frames_end),
-                Group("perceive", [perceiving] * min(workers, len(settings.camera)), bus.embeddings_end),
+                Group(
+                    "perceive",
+                    [partial(perceive, settings, bus, source=source, watch=watch) for source in sources],
+                    bus.embeddings_end,
+                ),
                 *matching(settings, bus, at, told=told),
             ],
             stop,

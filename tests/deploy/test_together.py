@@ -10,7 +10,7 @@ import pytest
 from deploy.together import Group, Paced, together
 from stream.codec import FRAMES
 from stream.errors import BundleError
-from stream.memory import MemoryTopic
+from stream.memory import MemorySource, MemoryTopic
 from stream.messages import CameraState
 from stream.stage import Pass, as_messages, run
 
@@ -82,10 +82,13 @@ def test_files_that_begin_years_apart_pass_through_short_queues(workers: int) ->
                     sink.send([state(camera, number + (10**18 if camera == "late" else 0))])
             time.sleep(0)
 
-    def hand_on(stop: threading.Event) -> None:
-        source = Paced(first.source("pass"), partial(second.lag, "read"), 50)
+    def hand_on(stop: threading.Event, *, reader: MemorySource[CameraState]) -> None:
+        source = Paced(reader, partial(second.lag, "read"), 50)
         run(source, Pass(), second.sink(partition_of), prepare=as_messages, name="pass", stop=stop)
 
+    readers = [
+        first.source("pass") for _ in range(workers)
+    ]  # before the first record, so that each keeps its partitions
     source, got = second.source("read"), dict.fromkeys(cameras, 0)
 
     def read(stop: threading.Event) -> None:
@@ -103,7 +106,7 @@ def test_files_that_begin_years_apart_pass_through_short_queues(workers: int) ->
 
     groups = [
         Group("ingest", [ingest], first.close_input),
-        Group("pass", [hand_on] * workers, second.close_input),
+        Group("pass", [partial(hand_on, reader=reader) for reader in readers], second.close_input),
         Group("read", [read]),
     ]
     timer = threading.Timer(30, stop.set)

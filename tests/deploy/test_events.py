@@ -1,0 +1,62 @@
+"""`sightline events` without Kafka: reads the gallery, running or not, and shows what was asked for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.sites import write_site
+from tests.deploy.workers import json_lines, last_line, sightline
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[dict[str, Any]]]:
+    """A site that has run to its end, its state folder, and the events that `run` wrote."""
+    folder = tmp_path_factory.mktemp("ran")
+    site, state, events = write_site(folder), folder / "state", folder / "events.jsonl"
+    done = sightline("run", str(site), "--state", str(state), "--events", str(events), folder=folder)
+    assert done.returncode == 0, done.stderr
+    return site, state, json_lines(events)
+
+
+def test_the_events_of_a_site_that_has_ended_are_still_there(
+    ran: tuple[Path, Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    site, state, events = ran
+    done = sightline("events", str(site), "--state", str(state), "--json", "-", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in done.stdout.splitlines()] == events
+
+
+def test_events_are_chosen_by_number_camera_and_identity(
+    ran: tuple[Path, Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    site, state, events = ran
+    identity = events[0]["identity"]
+    asked = ("--after", "3", "--camera", "south", "--identity", identity[:8], "--json", str(tmp_path / "some.jsonl"))
+    done = sightline("events", str(site), "--state", str(state), *asked, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    wanted = [e for e in events if e["number"] > 3 and e["camera"] == "south" and e["identity"] == identity]
+    assert wanted
+    assert json_lines(tmp_path / "some.jsonl") == wanted
+    assert done.stdout.count("\n") == len(wanted)
+    assert identity[:8] in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        pytest.param(["--camera", "east"], 2, "no such camera", id="unknown camera"),
+        pytest.param(["--from", "yesterday"], 2, "expected earliest, latest, or a time like", id="no time"),
+        pytest.param(
+            ["--state", "/no/such"], 1, "no gallery runs in /no/such: start `sightline run`", id="nothing there"
+        ),
+    ],
+)
+def test_what_cannot_be_shown_is_said_in_one_line(
+    ran: tuple[Path, Path, list[dict[str, Any]]], tmp_path: Path, arguments: list[str], status: int, words: str
+) -> None:
+    done = sightline("events", str(ran[0]), *arguments, folder=tmp_path)
+    assert done.returncode == status
+    assert words in last_line(done)
