@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache"
-START_S = 60  # a JVM on a machine that is busy with everything else
+START_S = 150  # a JVM on a machine that is busy with everything else
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -35,9 +36,12 @@ def unavailable(reason: str) -> NoReturn:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, below those that the kernel gives to outgoing connections."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 20) -> None:
@@ -127,7 +131,13 @@ class KafkaBroker(Server):
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         while cluster.startswith("-"):  # would read as an option
             cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        small = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Dkafka.logs.dir={folder}"]
+        small = [
+            "-Xmx512m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            f"-Dkafka.logs.dir={folder}",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
+        ]
         subprocess.run(
             [java, *small, "-cp", classpath, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)],
             check=True,

@@ -118,7 +118,7 @@ def rig(make_rig):
     return make_rig()
 
 
-def read_records(source, count: int, *, commit: bool = True, timeout_s: float = 30) -> list:
+def read_records(source, count: int, *, commit: bool = True, timeout_s: float = 60) -> list:
     """The next `count` records at least, batch by batch."""
     records: list = []
     deadline = time.monotonic() + timeout_s
@@ -339,11 +339,11 @@ def test_two_readers_share_the_partitions_and_no_committed_work_is_lost(rig):
     for thread in threads:
         thread.start()
     try:
-        wait_for(lambda: len(first.position()) == len(second.position()) == 1, "one partition each", 30)
+        wait_for(lambda: len(first.position()) == len(second.position()) == 1, "one partition each", 60)
         sink.send(frame(n, camera) for n in range(40, 60) for camera in range(2))
         sink.flush()
         everything = {(camera, n) for camera in range(2) for n in range(60)}
-        wait_for(lambda: {(camera_of(m), m.sequence) for m in seen + lists[0] + lists[1]} == everything, "all read", 30)
+        wait_for(lambda: {(camera_of(m), m.sequence) for m in seen + lists[0] + lists[1]} == everything, "all read", 60)
         assert all(lists), "both have read"
     finally:
         stop.set()

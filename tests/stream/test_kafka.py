@@ -57,7 +57,7 @@ def send(settings: KafkaSettings, spec: TopicSpec, *messages: Frame, partition: 
 
 def read(source: KafkaSource[Frame], count: int) -> list[int]:
     found: list[int] = []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     for batch in source.batches():
         found += [record.message.sequence for record in batch]
         source.commit(batch)
