@@ -72,8 +72,8 @@ def red_square_detector() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def write_bundles(folder: Path) -> None:
-    """``red-square`` and ``mean-colour``, bundles like any other, into `folder`."""
+def write_bundles(folder: Path, *, synthetic_only: bool = False) -> None:
+    """``red-square`` and ``mean-colour``, bundles like any other, into `folder`; `synthetic_only` is what the first one says."""
     card = ModelCard(
         name="red-square",
         version="1",
@@ -81,7 +81,7 @@ def write_bundles(folder: Path) -> None:
         input_hw=HW,
         outputs={"boxes": (1, 4), "scores": (1,)},
         max_batch=16,
-        synthetic_only=False,
+        synthetic_only=synthetic_only,
         licence="Apache-2.0",
         digest="",
     )

@@ -97,3 +97,16 @@ def test_two_runs_of_one_site_do_not_share_a_state_folder(site: Path, tmp_path: 
             assert "is in use by process" in last_line(second)
         finally:
             end([first])
+
+
+def test_a_real_camera_behind_a_model_of_drawn_people_is_said_with_the_remedy(site: Path, tmp_path: Path) -> None:
+    write_bundles(tmp_path, synthetic_only=True)
+    own = tmp_path / "site.toml"
+    own.write_text(site.read_text().replace('url = "', f'url = "{site.parent}/'))
+    line = "red-square saw synthetic people only, and a camera is real: `sightline adopt"
+    done = sightline("run", str(own), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(line) == 1
+    looked = sightline("doctor", str(own), "--json", "-", folder=tmp_path)
+    assert looked.returncode == 0
+    assert line in looked.stdout
