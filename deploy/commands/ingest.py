@@ -10,7 +10,8 @@ from deploy.output import SitePath
 def ingest(
     site: SitePath,
     camera: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Serve this camera only; may be given again.", show_default=False)
+        list[str] | None,
+        typer.Option(metavar="ID", help="Serve this camera only; may be given again.", show_default=False),
     ] = None,
 ) -> None:
     """Decode cameras and publish their frames on Kafka. Ends after the last frame of files; live until it is stopped.
