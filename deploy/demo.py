@@ -32,7 +32,9 @@ def run_demo(
     redis: str | None = None,
 ) -> dict[str, Any]:
     """Draw, play, judge, print, and write `report` if asked. Returns what report.json holds."""
-    settings = site(scene, fast=fast, kafka=kafka, redis=redis)
+    # a shared broker or gallery may still hold another demo's people
+    name = f"demo-{time.time_ns() // 10**9:x}" if kafka or redis else "demo"
+    settings = site(scene, fast=fast, kafka=kafka, redis=redis, name=name)
     draw(scene, console, workers=max(1, min(4, os.cpu_count() or 1)), ahead=not fast)
     title = f"{scene.cameras} cameras, {scene.people} people, seed {scene.seed}"
     with View([camera.id for camera in settings.camera], console, title, scene.seconds) as view:

@@ -26,8 +26,13 @@ class KafkaBus:
     lasting = True
     most_lag, ask_every_s = 500, 1.0
 
-    def __init__(self, settings: Settings, kafka: KafkaSettings, stop: threading.Event) -> None:
-        """Makes missing topics and partitions. Raises `BrokerUnreachable` when no broker answers in time."""
+    def __init__(
+        self, settings: Settings, kafka: KafkaSettings, stop: threading.Event, *, wait_for_broker: bool = True
+    ) -> None:
+        """Makes missing topics and partitions. Raises `BrokerUnreachable` when no broker answers in time.
+
+        Without `wait_for_broker` the sinks make their topics once there is a broker: live cameras shed until then.
+        """
         self._settings, self._kafka, self._stop = settings, kafka, stop
         self._partitions = settings.partitions
         keep, count = settings.site.retention, max(self._partitions.values()) + 1
@@ -39,7 +44,8 @@ class KafkaBus:
         self._embeddings_lag = _Lag(LagMeter(kafka, self.embeddings.name, self.match_group))
         self._frames_sources: list[KafkaSource[FromCamera]] = []
         self._embeddings_sources: list[KafkaSource[FromPerceive]] = []
-        ensure_topics(kafka, [self.frames, self.embeddings, self.matches], stop.is_set)
+        if wait_for_broker:
+            ensure_topics(kafka, [self.frames, self.embeddings, self.matches], stop.is_set)
 
     @property
     def perceive_group(self) -> str:

@@ -236,7 +236,7 @@ def run_site(
 
 def ingest_worker(settings: Settings, stop: threading.Event, only: Sequence[str] = ()) -> None:
     """``sightline ingest``"""
-    with closing(KafkaBus(settings, _kafka(settings, "ingest"), stop)) as bus:
+    with closing(KafkaBus(settings, _kafka(settings, "ingest"), stop, wait_for_broker=not settings.live)) as bus:
         ingest(settings, bus, stop, only=only, url=settings.redis.url if settings.redis else None)
 
 

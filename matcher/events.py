@@ -143,7 +143,6 @@ def _from_kafka(
 ) -> Iterator[MatchEvent]:
     topic = f"{settings.prefix}{site}.matches"
     source = KafkaSource(settings, topic, group, MATCHES, partitions=[0] if group is None else None)
-    done: list[Record[MatchEvent]] = []
     last = after or 0
     try:
         end = source.ends([0])[0]
@@ -155,7 +154,6 @@ def _from_kafka(
             if record.message.number > last:
                 last = record.message.number
                 yield record.message
-            done.append(record)
             source.commit([record])
     finally:
         source.close()
