@@ -31,12 +31,12 @@ class CropAugment:
     size_hw: tuple[int, int]
     shift: float = 0.06
     zoom: float = 0.08
-    brightness: float = 0.25
-    contrast: float = 0.2
-    colour: float = 0.06
-    grey_p: float = 0.08
-    erase_p: float = 0.4
-    blur_p: float = 0.15
+    brightness: float = 0.15
+    contrast: float = 0.1
+    colour: float = 0.03
+    grey_p: float = 0.03
+    erase_p: float = 0.15
+    blur_p: float = 0.05
 
     def __call__(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
         """(B, H, W, 3) uint8 -> (B, 3, *size_hw) float32 in [0, 1]."""

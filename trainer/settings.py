@@ -20,6 +20,8 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     data: str = "synthetic"
     """``synthetic``, or a folder of labelled pictures (embedders: Market-1501's layout)."""
+    start: str = ""
+    """A checkpoint.pt whose weights are begun with; empty: random ones."""
     steps: Count = 10000
     """Length of the whole schedule in optimiser steps."""
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-3

@@ -5,6 +5,7 @@ from pathlib import Path
 from stream.errors import UsageError
 from trainer import drawn
 from trainer.cache import ShardReport
+from trainer.checkpoint import load, load_weights
 from trainer.data import read_market
 from trainer.loop import Task
 from trainer.methods.detector import DetectorTask
@@ -16,6 +17,18 @@ SYNTHETIC = "synthetic"
 
 def make_task(recipe: AnyRecipe, *, workers: int, report: ShardReport) -> Task:
     """The method of `recipe` with its data; drawn data that is not in the cache is drawn by `workers` processes."""
+    task = _task(recipe, workers, report)
+    if recipe.start:
+        begun = load(Path(recipe.start))
+        load_weights(task.network, begun.network)
+        if {name: w.shape for name, w in begun.head.items()} == {
+            name: w.shape for name, w in task.head.state_dict().items()
+        }:
+            load_weights(task.head, begun.head)  # the same people: their directions are known
+    return task
+
+
+def _task(recipe: AnyRecipe, workers: int, report: ShardReport) -> Task:
     if isinstance(recipe, DetectorRecipe):
         if recipe.data != SYNTHETIC:
             raise UsageError(f"data = {recipe.data!r}: the detector is trained on {SYNTHETIC} scenes only")
