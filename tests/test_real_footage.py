@@ -5,6 +5,7 @@ back. Seconds are of the clip.
 """
 
 import threading
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -13,10 +14,10 @@ import numpy as np
 import pytest
 
 from deploy.adopt import PRESETS, adopt
-from deploy.adopt_links import fitter
 from deploy.play import Played, play
 from deploy.settings import Settings
-from ingest.synthetic.market import write_market
+from ingest.synthetic.crops import draw_crops
+from stream.model import Backend, LinkRow, Links
 
 EMPTY = [(0.0, 1.0), (7.5, 14.0), (22.0, 27.5), (35.0, 43.0), (47.5, 49.6)]
 GROUPS = [((3.0, 5.5), 1), ((16.5, 19.0), 2), ((30.0, 32.0), 3), ((44.5, 45.5), 1)]
@@ -34,10 +35,21 @@ def models(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         name="yolox",
         where="yolox.onnx",
     )
-    write_market(folder / "crops", seed=5, train_people=0, test_people=60, per_person=12, cameras=4)
+    drawn = draw_crops(5, range(24), size_hw=(256, 128), per_person=8).images
+
+    def links(backend: Backend) -> Links:
+        """The mean of drawn people, and rows that a published embedder of this kind has on crops of real ones."""
+        mean = backend.infer(drawn)["embedding"].mean(axis=0)
+        return Links(
+            mean=mean.tolist(),
+            same=LinkRow(a=-4.46, b=16.83, same_pairs=200),
+            other=LinkRow(a=-3.66, b=17.67, same_pairs=200),
+            fitted_on="crops of real people",
+        )
+
     adopt(
         (assets / "person-reidentification-retail-0287.onnx").read_bytes(), PRESETS["omz-reid"], folder / "looks",
-        name="retail", where="retail.onnx", fit=fitter(folder / "crops" / "bounding_box_test", lambda done, of: None),
+        name="retail", where="retail.onnx", fit=links,
     )  # fmt: skip
     return {"detector": {"bundle": str(folder / "eyes")}, "reid": {"bundle": str(folder / "looks")}}
 
@@ -98,7 +110,7 @@ def dimmer(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             image = picture.to_ndarray(format="rgb24")[:, ::-1]
             image = np.clip(image * np.array([0.62, 0.75, 0.85]) + 4, 0, 255).astype(np.uint8)
             frame = av.VideoFrame.from_ndarray(cv2.GaussianBlur(image, (3, 3), 0), format="rgb24")
-            frame.pts, frame.time_base = index, stream.codec_context.time_base
+            frame.pts, frame.time_base = index, Fraction(1, 12)
             sink.mux(stream.encode(frame))
         sink.mux(stream.encode(None))
     return path

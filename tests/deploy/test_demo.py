@@ -33,7 +33,7 @@ def test_a_fast_demo_leaves_a_report_with_every_figure_and_picture(tmp_path: Pat
     }  # fmt: skip
     assert expected <= report.keys()
     assert report["frames_decoded"] == 2 * 120
-    assert report["frames_analysed"] == 2 * 60
+    assert abs(report["frames_analysed"] - 2 * 60) <= 2  # a camera's phase decides whether the last place is reached
     assert report["frames_dropped"] == 0
     assert report["people_true"] >= 2
     assert report["identities"] >= 1
@@ -64,7 +64,7 @@ def test_a_live_demo_drops_nothing_and_says_how_late_its_events_were(tmp_path: P
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["latency_ms"]["p50"] > 0
     assert report["realtime_factor"] < 1.05
-    assert report["frames_analysed"] + report["frames_dropped"] == 2 * 60
+    assert abs(report["frames_analysed"] + report["frames_dropped"] - 2 * 60) <= 2
 
 
 @pytest.mark.parametrize(
