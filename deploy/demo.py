@@ -19,6 +19,7 @@ from ingest.synthetic.scene import SceneSettings
 
 MARGIN_S = 8.0  # of the scene drawn beyond what the measured rate asks for: machines are not steady
 SHARED = 0.25  # of the rate measured with a worker per core: one is left while it plays, and the stream runs beside it
+LEAST = 0.6  # of the scene, whatever the rate: busy stretches draw far slower than the first seconds do
 
 
 def run_demo(
@@ -93,7 +94,7 @@ class _Drawn:
         """How much must be there so that drawing the rest stays ahead of playing it."""
         if not self._rate:
             return self._scene.seconds
-        behind = max(0.0, 1 - SHARED * self._rate) * self._scene.seconds
+        behind = max(LEAST, 1 - SHARED * self._rate) * self._scene.seconds
         return min(self._scene.seconds, behind + MARGIN_S)
 
 
