@@ -17,7 +17,7 @@ from colour_linker import Tracklet, describe, link
 from rich.console import Console
 
 from deploy.bench import SEEDS, bench_scene
-from deploy.demo import draw
+from deploy.demo import drawn
 from deploy.play import against_truth, figures, judge, place, play, site
 from deploy.score import Linking, Score, score
 from ingest.synthetic.scene import SceneSettings
@@ -39,8 +39,8 @@ def main() -> None:
     rows = []
     for seed in asked.seeds:
         scene = bench_scene(seed) if asked.scene == "bench" else SceneSettings(seed=seed)
-        draw(scene, console, workers=os.cpu_count() or 1, ahead=False)
-        played = play(site(scene, fast=asked.fast), threading.Event())
+        with drawn(scene, console, workers=os.cpu_count() or 1, ahead=False):
+            played = play(site(scene, fast=asked.fast), threading.Event())
         frames = against_truth(scene, played.records)
         found = figures(scene, played, judge(frames, played.events), fast=asked.fast, workers=1)
         colour = colours(scene, frames)

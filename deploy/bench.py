@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 from rich.console import Console
 from rich.table import Table
 
-from deploy.demo import draw, score_table
+from deploy.demo import drawn, score_table
 from deploy.play import against_truth, figures, judge, play, site
 from deploy.view import View
 from ingest.synthetic.scene import SceneSettings
@@ -29,11 +29,13 @@ def run_bench(scenes: Sequence[SceneSettings], console: Console) -> dict[str, An
     """Play every scene in real time, print what it cost and how it was judged, and return it all."""
     runs = []
     for scene in scenes:
-        draw(scene, console, workers=os.cpu_count() or 1, ahead=False)
         settings = site(scene, fast=False, name=f"bench-{scene.seed}")
         before = _stage_seconds()
         title = f"{scene.cameras} cameras {scene.width}x{scene.height}, {scene.people} people, seed {scene.seed}"
-        with View([camera.id for camera in settings.camera], console, title, scene.seconds) as view:
+        with (
+            drawn(scene, console, workers=os.cpu_count() or 1, ahead=False),
+            View([camera.id for camera in settings.camera], console, title, scene.seconds) as view,
+        ):
             played = play(settings, threading.Event(), view=view)
         frames = against_truth(scene, played.records)
         found = figures(scene, played, judge(frames, played.events), fast=False, workers=1)

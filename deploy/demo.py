@@ -3,6 +3,8 @@
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,7 @@ from ingest.synthetic.clip import Renderer, render_ahead
 from ingest.synthetic.scene import SceneSettings
 
 MARGIN_S = 8.0  # of the scene drawn beyond what the measured rate asks for: machines are not steady
-SHARED = 0.25  # of the rate measured with a worker per core: one is left while it plays, and the stream runs beside it
-LEAST = 0.6  # of the scene, whatever the rate: busy stretches draw far slower than the first seconds do
+SHARED = 0.5  # of the measured drawing rate that is left while the stream runs beside it on two cores
 
 
 def run_demo(
@@ -36,9 +37,11 @@ def run_demo(
     # a shared broker or gallery may still hold another demo's people
     name = f"demo-{time.time_ns() // 10**9:x}" if kafka or redis else "demo"
     settings = site(scene, fast=fast, kafka=kafka, redis=redis, name=name)
-    draw(scene, console, workers=max(1, min(4, os.cpu_count() or 1)), ahead=not fast)
     title = f"{scene.cameras} cameras, {scene.people} people, seed {scene.seed}"
-    with View([camera.id for camera in settings.camera], console, title, scene.seconds) as view:
+    with (
+        drawn(scene, console, workers=os.cpu_count() or 1, ahead=not fast),
+        View([camera.id for camera in settings.camera], console, title, scene.seconds) as view,
+    ):
         played = play(settings, threading.Event(), workers=workers, view=view)
     frames = against_truth(scene, played.records)
     found = figures(scene, played, judge(frames, played.events), fast=fast, workers=workers)
@@ -51,22 +54,26 @@ def run_demo(
     return found
 
 
-def draw(scene: SceneSettings, console: Console, *, workers: int, ahead: bool) -> None:
-    """Draw the scene's clips, with progress: all of them, or with `ahead` as much as playing it in real time needs."""
-    with (
-        Progress(
+@contextmanager
+def drawn(scene: SceneSettings, console: Console, *, workers: int, ahead: bool) -> Iterator[None]:
+    """The scene's clips, drawn with progress: all of them, or with `ahead` as much as playing in real time needs.
+
+    The workers go on below the priority of what plays until the block ends; else each camera would draw for itself.
+    """
+    with ExitStack() as held:
+        with Progress(
             TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
             console=console, disable=not console.is_terminal, transient=True,
-        ) as bar,
-        _Drawn(scene, workers, bar) as drawn,
-    ):  # fmt: skip
-        if not console.is_terminal:
-            console.print(f"drawing the scene ({scene.cameras} cameras, {scene.seconds:g} s)")
-        while not drawn.renderer.wait(drawn.needed_s() if ahead else scene.seconds, timeout_s=0.5):
-            pass
+        ) as bar:  # fmt: skip
+            drawing = held.enter_context(_Drawing(scene, workers, bar))
+            if not console.is_terminal:
+                console.print(f"drawing the scene ({scene.cameras} cameras, {scene.seconds:g} s)")
+            while not drawing.renderer.wait(drawing.needed_s() if ahead else scene.seconds, timeout_s=0.5):
+                pass
+        yield
 
 
-class _Drawn:
+class _Drawing:
     """A renderer and how fast it is."""
 
     def __init__(self, scene: SceneSettings, workers: int, bar: Progress) -> None:
@@ -76,7 +83,7 @@ class _Drawn:
         self._rate = 0.0  # scene seconds drawn per second
         self.renderer: Renderer = render_ahead(scene, workers, self._progress)
 
-    def __enter__(self) -> "_Drawn":
+    def __enter__(self) -> "_Drawing":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,7 +101,7 @@ class _Drawn:
         """How much must be there so that drawing the rest stays ahead of playing it."""
         if not self._rate:
             return self._scene.seconds
-        behind = max(LEAST, 1 - SHARED * self._rate) * self._scene.seconds
+        behind = max(0.0, 1 - SHARED * self._rate) * self._scene.seconds
         return min(self._scene.seconds, behind + MARGIN_S)
 
 
