@@ -1,7 +1,7 @@
-"""Labelled pictures: folders in Market-1501's layout, and drawn ones."""
+"""What training and scoring read: crops of people, and whole scenes with everybody's box."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,6 +25,12 @@ LEAST_VISIBLE = 0.3
 """People of whom less can be seen are neither people nor background to a detector, neither right nor wrong in a score."""
 
 
+UNLABELLED = 5555
+"""Identity of a person in a scene whom nobody named."""
+NOBODY = -1
+"""Identity of a place in `Scenes.people` that holds no box."""
+
+
 class Pictures(Protocol):
     """(N, H, W, 3) uint8 RGB, read by row numbers; an array or memory maps."""
 
@@ -41,9 +47,16 @@ class Crops:
 
     images: Pictures
     people: I64
-    """(N,); two pictures with the same number show the same person."""
+    """(N,); two pictures with the same number show the same person. In a gallery 0 is a distractor: nobody who is asked for."""
     cameras: I64
     """(N,)."""
+    joints: F32 | None = None
+    """(N, 17, 3): COCO joints, x and y in [0, 1] of the picture (outside where a joint is), score in [0, 1]; NaN in pictures without."""
+    parts: Pictures | None = None
+    """parts[rows] -> (n, h, w) uint8: 0 background, 1 head, 2 torso, 3 upper arm, 4 lower arm, 5 upper leg, 6 lower leg, 7 foot;
+    255 everywhere in pictures without."""
+    names: Sequence[str] | None = None
+    """N paths below the data set's root, for reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +64,17 @@ class Scenes:
     """Whole pictures with everybody's box."""
 
     images: Pictures
+    """Of one size: images[rows] -> (n, H, W, 3); of several: a list of n (H, W, 3)."""
     xyxy: F32
     """(N, G, 4) pixels; NaN where a picture has fewer people than G. A box may reach beyond the picture."""
     visible: F32
-    """(N, G) share of the person that can be seen."""
+    """(N, G) share of the person that can be seen; 1 where that is not known."""
+    people: I64 | None = None
+    """(N, G) who it is, `UNLABELLED`, or `NOBODY` where xyxy is NaN."""
+    cameras: I64 | None = None
+    """(N,)."""
+    names: Sequence[str] | None = None
+    """N paths below the data set's root."""
 
 
 def read_market(root: Path, split: Split, size_hw: tuple[int, int] = STORED_HW) -> Crops:

@@ -1,0 +1,1 @@
+"""Data sets, read where users already have them, in their own layouts."""
