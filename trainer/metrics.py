@@ -1,6 +1,6 @@
 """Scores, in plain numpy: CMC and mAP of a ranking, average precision of boxes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from stream.errors import DataError
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 QUERY_CHUNK = 256  # queries ranked at a time: 16k gallery items make 16 MB of similarities
 
@@ -17,16 +18,24 @@ QUERY_CHUNK = 256  # queries ranked at a time: 16k gallery items make 16 MB of s
 class Ranking:
     """How well queries find their person, as Market-1501's protocol counts it."""
 
-    cmc: NDArray[np.float64]
+    cmc: F64
     """(max_rank,) share of queries with a hit among the first k + 1."""
     mean_ap: float
+    mean_inp: float
+    """Mean of hits / rank of the last hit (M. Ye et al., TPAMI 2021, equation 4): how far one must look to find all."""
     queries: int
     """Those that have a right answer in the gallery; the others do not count."""
+    left_out: int = 0
+    """The others."""
 
     @property
     def rank1(self) -> float:
         """Share of queries whose nearest picture is the same person on another camera."""
         return float(self.cmc[0])
+
+    def at(self, rank: int) -> float:
+        """CMC@rank, counted from 1; beyond the curve its last value."""
+        return float(self.cmc[min(rank, len(self.cmc)) - 1])
 
 
 def rank(
@@ -39,43 +48,114 @@ def rank(
     *,
     max_rank: int = 50,
 ) -> Ranking:
-    """Vectors (Q, D) and (G, D), compared by dot product (unit vectors: by cosine), stable order.
+    """Vectors (Q, D) and (G, D), compared by dot product (unit vectors: by cosine, the order of Euclidean distance).
 
     Gallery pictures of the query's person on the query's camera are left out; distractors are people no query shows.
     """
-    max_rank = min(max_rank, len(gallery))
-    curves: list[NDArray[np.float64]] = []
-    precisions: list[float] = []
+    rows = similarity_rows(query, gallery)
+    return rank_rows(rows, query_people, query_cameras, gallery_people, gallery_cameras, max_rank=max_rank)
+
+
+def similarity_rows(query: F32, gallery: F32) -> Iterator[F32]:
+    """Dot products of (Q, D) with (G, D), (at most `QUERY_CHUNK`, G) at a time; a vector that is not finite is a DataError."""
+    for what, vectors in (("query", query), ("gallery", gallery)):
+        broken = np.flatnonzero(~np.isfinite(vectors).all(1))
+        if len(broken):
+            raise DataError(
+                f"{len(broken)} of {len(vectors)} {what} vectors are not finite (the first is row {broken[0]}): "
+                "the model cannot be scored; was its training cut off by an overflow?"
+            )
     for start in range(0, len(query), QUERY_CHUNK):
-        similarity = query[start : start + QUERY_CHUNK] @ gallery.T
-        for row, (person, camera) in enumerate(
-            zip(query_people[start : start + QUERY_CHUNK], query_cameras[start : start + QUERY_CHUNK], strict=True)
-        ):
-            keep = (gallery_people != person) | (gallery_cameras != camera)
-            order = np.argsort(-similarity[row][keep], kind="stable")
-            hits = (gallery_people[keep] == person)[order]
-            scored = score_hits(hits, max_rank)
-            if scored is not None:
-                curves.append(scored[0])
-                precisions.append(scored[1])
-    if not curves:
+        yield query[start : start + QUERY_CHUNK] @ gallery.T
+
+
+def rank_rows(
+    rows: Iterable[F32],
+    query_people: I64,
+    query_cameras: I64,
+    gallery_people: I64,
+    gallery_cameras: I64,
+    *,
+    max_rank: int = 50,
+) -> Ranking:
+    """The same from similarities: (n, G) at a time, larger is nearer, in the order of the queries; equal ones keep the gallery's order."""
+    max_rank = min(max_rank, len(gallery_people))
+    by_person = np.argsort(gallery_people, kind="stable")
+    first, last = (np.searchsorted(gallery_people[by_person], query_people, side) for side in ("left", "right"))
+    firsts, precisions, penalties = [], [], []
+    for place, row in enumerate(row for chunk in rows for row in chunk):
+        own = by_person[first[place] : last[place]]
+        junk = gallery_cameras[own] == query_cameras[place]
+        if junk.all():  # also where there is none
+            continue
+        places = _places(row, own[~junk], own[junk])
+        firsts.append(places[0])
+        precisions.append(float(np.mean(np.arange(1, len(places) + 1) / (places + 1))))
+        penalties.append(len(places) / (places[-1] + 1))
+    if not firsts:
+        cameras = np.union1d(query_cameras, gallery_cameras)
+        seen = f"all pictures are of camera {cameras[0]}" if len(cameras) == 1 else "nobody is on two cameras"
         raise DataError(
-            "no query has its person on another camera in the gallery: at least two cameras must show someone"
+            f"no query has its person on another camera in the gallery ({seen}): nothing is left after pictures of the query's own "
+            "camera are taken out, as the protocol asks; at least two cameras must show someone"
         )
-    return Ranking(np.mean(curves, 0), float(np.mean(precisions)), len(curves))
+    hits = np.bincount(np.minimum(firsts, max_rank), minlength=max_rank + 1)[:max_rank]
+    return Ranking(
+        cmc=np.cumsum(hits) / len(firsts),
+        mean_ap=float(np.mean(precisions)),
+        mean_inp=float(np.mean(penalties)),
+        queries=len(firsts),
+        left_out=len(query_people) - len(firsts),
+    )
 
 
-def score_hits(hits: NDArray[np.bool_], max_rank: int) -> tuple[NDArray[np.float64], float] | None:
-    """CMC (max_rank,) and average precision of one ranked list without junk; None when nothing in it is right.
+def _places(row: F32, right: I64, junk: I64) -> I64:
+    """Where the gallery items `right` come in the ranked list without `junk`, ascending, from 0.
 
-    Precision is taken at each hit (not the trapezoid of Market's first script); a list shorter than `max_rank` keeps its last value.
+    A place is counted, not sorted for: a person has some 15 pictures, and 15 passes over a row that stays in cache take a
+    seventeenth of the time of sorting it (3,368 x 15,913: 0.2 s against 3.3 s).
     """
-    places = np.flatnonzero(hits)
-    if not len(places):
-        return None
-    cmc = np.zeros(max_rank)
-    cmc[places[0] :] = 1.0
-    return cmc, float(np.mean(np.arange(1, len(places) + 1) / (places + 1)))
+    places = [
+        np.count_nonzero(row[:item] >= row[item]) + np.count_nonzero(row[item + 1 :] > row[item]) for item in right
+    ]
+    junk_before = (row[junk] > row[right][:, None]) | ((row[junk] == row[right][:, None]) & (junk < right[:, None]))
+    return np.sort(np.array(places) - junk_before.sum(1))
+
+
+@dataclass(frozen=True, slots=True)
+class CameraPair:
+    """Queries of one camera in the pictures of another."""
+
+    query_camera: int
+    gallery_camera: int
+    ranking: Ranking
+
+
+def camera_pairs(
+    query: F32, query_people: I64, query_cameras: I64, gallery: F32, gallery_people: I64, gallery_cameras: I64
+) -> list[CameraPair]:
+    """A ranking for every ordered pair of cameras that share a person, by camera numbers."""
+    pairs = []
+    for a in np.unique(query_cameras):
+        ask = query_cameras == a
+        for b in np.unique(gallery_cameras):
+            answer = gallery_cameras == b
+            if a == b or not len(np.intersect1d(query_people[ask], gallery_people[answer])):
+                continue
+            ranking = rank(
+                query[ask], query_people[ask], query_cameras[ask],
+                gallery[answer], gallery_people[answer], gallery_cameras[answer],
+            )  # fmt: skip
+            pairs.append(CameraPair(int(a), int(b), ranking))
+    return pairs
+
+
+def nearest(
+    row: F32, person: int, camera: int, gallery_people: I64, gallery_cameras: I64, count: int = 10
+) -> NDArray[np.intp]:
+    """The first `count` gallery items of one query's ranked list: similarities (G,) -> rows, best first, without junk."""
+    kept = np.flatnonzero((gallery_people != person) | (gallery_cameras != camera))
+    return kept[np.argsort(-row[kept], kind="stable")[:count]]
 
 
 def iou_matrix(a: F32, b: F32) -> F32:

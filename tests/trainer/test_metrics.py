@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stream.errors import DataError
-from trainer.metrics import Detected, rank, score_boxes, score_hits
+from trainer.metrics import Detected, camera_pairs, nearest, rank, rank_rows, score_boxes
 
 
 def _ranked(similarities, people, cameras, **options):
@@ -25,33 +25,96 @@ def test_the_query_s_own_camera_neither_helps_nor_hurts():
     assert beside.mean_ap == without.mean_ap == pytest.approx(0.5)
 
 
+def test_mean_inp_counts_how_far_the_last_picture_of_the_person_is():
+    ranking = _ranked([0.9, 0.8, 0.7, 0.6, 0.5], [7, 0, 7, 9, 7], [1, 1, 2, 3, 4])
+    assert ranking.mean_inp == pytest.approx(2 / 4)  # two hits, the last one fourth of what is left
+
+
+@pytest.mark.parametrize(
+    ("people", "cameras", "why"),
+    [
+        pytest.param([7, 9], [1, 2], "nobody is on two cameras", id="nobody walks"),
+        pytest.param([7, 9], [1, 1], "all pictures are of camera 1", id="one camera"),
+    ],
+)
+def test_without_a_person_on_two_cameras_nothing_is_left_to_score(people, cameras, why):
+    with pytest.raises(DataError, match=f"{why}.*nothing is left after pictures of the query's own camera"):
+        _ranked([0.9, 0.8], people, cameras)
+
+
 def test_a_query_without_a_right_answer_does_not_count():
-    with pytest.raises(DataError, match="another camera"):
-        _ranked([0.9, 0.8], [7, 9], [1, 2])
+    gallery = np.eye(2, dtype=np.float32)
+    ranking = rank(gallery, np.array([7, 8]), np.array([1, 1]), gallery, np.array([7, 8]), np.array([2, 1]))
+    assert (ranking.queries, ranking.left_out, ranking.rank1) == (1, 1, 1)
 
 
-def test_a_ranking_agrees_with_the_definition_on_random_data():
+def test_vectors_that_are_not_numbers_are_refused():
+    with pytest.raises(DataError, match="1 of 2 gallery vectors are not finite"):
+        _ranked([0.9, np.nan], [7, 9], [2, 2])
+
+
+def _slow(similarity, qp, qc, gp, gc, max_rank):
+    """The published protocol, a query at a time: sort, take junk out, walk down the list."""
+    curves, precisions, penalties = [], [], []
+    for q in range(len(qp)):
+        order = sorted(range(len(gp)), key=lambda g, q=q: (-similarity[q, g], g))
+        hits = [gp[g] == qp[q] for g in order if not (gp[g] == qp[q] and gc[g] == qc[q])]
+        if not any(hits):
+            continue
+        curve = [any(hits[: k + 1]) for k in range(len(hits))][:max_rank]
+        curves.append(curve + [curve[-1]] * (max_rank - len(curve)))
+        precisions.append(np.mean([sum(hits[: k + 1]) / (k + 1) for k, hit in enumerate(hits) if hit]))
+        penalties.append(sum(hits) / (max(k for k, hit in enumerate(hits) if hit) + 1))
+    return np.mean(curves, 0), np.mean(precisions), np.mean(penalties), len(curves)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_ranking_is_that_of_the_published_protocol_ties_and_distractors_included(seed):
+    rng = np.random.default_rng(seed)
+    queries, items = 20, int(rng.integers(3, 70))
+    qp, gp = rng.integers(1, 6, queries), rng.integers(0, 6, items)
+    qc, gc = rng.integers(0, 3, queries), rng.integers(0, 3, items)
+    similarity = (rng.integers(0, 9, (queries, items)) / 9).astype(np.float32)  # nine values: many ties
+    max_rank = min(10, items)
+    expected = _slow(similarity, qp, qc, gp, gc, max_rank)
+    got = rank_rows([similarity[:7], similarity[7:]], qp, qc, gp, gc, max_rank=10)
+    np.testing.assert_allclose(got.cmc, expected[0])
+    assert (got.mean_ap, got.mean_inp, got.queries) == pytest.approx(expected[1:])
+    assert got.left_out == queries - expected[3]
+
+
+def test_vectors_are_ranked_by_their_cosine():
     rng = np.random.default_rng(3)
-    vectors = rng.normal(size=(80, 16)).astype(np.float32)
-    people, cameras = rng.integers(1, 9, 80), rng.integers(0, 3, 80)
-    ranking = rank(vectors[:30], people[:30], cameras[:30], vectors[30:], people[30:], cameras[30:])
-    first, precisions = [], []
-    for q in range(30):
-        others = [g for g in range(30, 80) if not (people[g] == people[q] and cameras[g] == cameras[q])]
-        others.sort(key=lambda g, q=q: -float(vectors[q] @ vectors[g]))
-        hits = [people[g] == people[q] for g in others]
-        if any(hits):
-            first.append(hits[0])
-            precisions.append(np.mean([sum(hits[: k + 1]) / (k + 1) for k, hit in enumerate(hits) if hit]))
-    assert ranking.queries == len(first)
-    assert ranking.rank1 == pytest.approx(np.mean(first))
-    assert ranking.mean_ap == pytest.approx(np.mean(precisions))
+    vectors = rng.normal(size=(380, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    people, cameras = rng.integers(1, 30, 380), rng.integers(0, 3, 380)
+    parts = (vectors[:300], people[:300], cameras[:300], vectors[300:], people[300:], cameras[300:])  # two chunks
+    got = rank(*parts)
+    expected = _slow(vectors[:300] @ vectors[300:].T, people[:300], cameras[:300], people[300:], cameras[300:], 50)
+    np.testing.assert_allclose(got.cmc, expected[0])
+    assert got.mean_ap == pytest.approx(expected[1])
 
 
 def test_a_short_list_keeps_its_last_value():
-    cmc, precision = score_hits(np.array([False, True]), 5)
-    assert cmc.tolist() == [0, 1, 1, 1, 1]
-    assert precision == pytest.approx(0.5)
+    assert _ranked([0.9, 0.8, 0.7], [7, 9, 7], [1, 2, 2], max_rank=3).cmc.tolist() == [0, 1, 1]
+    assert _ranked([0.8, 0.7], [9, 7], [2, 2]).at(10) == 1
+
+
+def test_every_pair_of_cameras_has_its_own_ranking():
+    # person 1 goes 0 -> 1 and is found there; person 2 goes 1 -> 2 and a stranger on camera 2 is nearer
+    query = np.array([[1, 0], [0, 1]], np.float32)
+    gallery = np.array([[1, 0], [0.6, 0.8], [0, 1], [1, 0]], np.float32)
+    pairs = camera_pairs(
+        query, np.array([1, 2]), np.array([0, 1]), gallery, np.array([1, 2, 9, 1]), np.array([1, 2, 2, 0])
+    )
+    found = {(pair.query_camera, pair.gallery_camera): pair.ranking.rank1 for pair in pairs}
+    assert found == {(0, 1): 1.0, (1, 2): 0.0}
+
+
+def test_the_nearest_ones_leave_out_the_query_s_own_camera():
+    row = np.array([0.9, 0.8, 0.8, 0.1], np.float32)
+    first = nearest(row, 7, 1, np.array([7, 9, 7, 7]), np.array([1, 1, 2, 2]), count=2)
+    assert first.tolist() == [1, 2]
 
 
 def _picture(boxes, scores, truth, counted):
