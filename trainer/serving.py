@@ -13,7 +13,8 @@ from trainer import checkpoint
 from trainer.augment import MEAN, STD
 from trainer.checkpoint import Checkpoint
 from trainer.methods import detector, osnet
-from trainer.settings import DetectorRecipe, make_recipe
+from trainer.methods.detector import DetectorRecipe
+from trainer.settings import make_recipe
 
 MAX_BATCH = 64
 """Pictures that `TorchBackend` takes at a time."""
@@ -75,7 +76,7 @@ def served(saved: Checkpoint, input_hw: tuple[int, int] | None = None) -> tuple[
         network: nn.Module = detector.PersonDetector()
         module: Served = ServedDetector(network, size_hw)
     else:
-        network = osnet.build(recipe.width)
+        network = osnet.build(recipe.width)  # type: ignore[attr-defined]
         module = ServedEmbedder(network)
     checkpoint.load_weights(network, saved.network)
     return module.eval(), size_hw

@@ -1,7 +1,11 @@
-"""Recipes: what a training run is made of. A TOML file in configs/train/ holds one; the command line overrides single keys."""
+"""Recipes: what a training run is made of. A TOML file in configs/train/ holds one; the command line overrides single keys.
+
+What a method adds to these keys stands on top of its own file in trainer/methods/.
+"""
 
 import difflib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,65 +13,54 @@ from pydantic import Field, ValidationError
 
 from stream.errors import SettingsError
 from stream.settings import Section
+from trainer.methods import METHODS, method_module
 
-Side = Annotated[int, Field(ge=32, le=1024, multiple_of=16)]
+Side = Annotated[int, Field(ge=32, le=1536, multiple_of=16)]
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
 
 
 class Recipe(Section):
     """What every method has."""
 
+    method: str
+    input_hw: tuple[Side, Side]
+    """Height and width of what the network sees."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     data: str = "synthetic"
-    """``synthetic``, or a folder of labelled pictures (embedders: Market-1501's layout)."""
+    """Name of a data set, as `sightline data inspect` knows them."""
+    root: str = ""
+    """Folder of the data set; empty for synthetic."""
+    people: Annotated[int, Field(ge=0)] = 0
+    """Synthetic: how many people are drawn. Any other set: only so many identities are taken, 0: all."""
+    sites: Annotated[int, Field(ge=0)] = 0
+    """Synthetic: how many sites are drawn besides."""
     start: str = ""
-    """A checkpoint.pt whose weights are begun with; empty: random ones."""
-    steps: Count = 10000
-    """Length of the whole schedule in optimiser steps."""
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-3
-    warmup: Annotated[float, Field(ge=0, lt=0.5)] = 0.02
-    """Share of the schedule over which the rate rises from 0; then it falls to 0 along a cosine."""
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    precision: Literal["bf16", "fp32"] = "bf16"
+    """A checkpoint.pt whose weights are begun with."""
+    weights: str = ""
+    """``imagenet`` (torchvision's), a file of weights, or empty: from scratch."""
+    epochs: Count
+    """Length of the whole schedule."""
+    learning_rate: Annotated[float, Field(gt=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0, lt=1)]
+    clip_norm: Weight = 0.0
+    """Gradients longer than this are shortened; 0: never."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Arithmetic of the network (autocast); losses, weights and the optimiser are fp32."""
+    accumulate: Count = 1
+    """Batches whose gradients make one step of the optimiser."""
 
 
-class OSNetRecipe(Recipe):
-    """`trainer.methods.osnet`."""
-
-    method: Literal["osnet"] = "osnet"
-    width: float = 0.25
-    input_hw: tuple[Side, Side] = (128, 64)
-    people: Annotated[int, Field(ge=2)] = 2000
-    """Drawn single people; of a folder, all are taken."""
-    sites: Annotated[int, Field(ge=0)] = 12
-    """Drawn sites, each with 24 people more, cut out of its cameras' pictures."""
-    batch_people: Annotated[int, Field(ge=2)] = 24
-    batch_pictures: Annotated[int, Field(ge=2)] = 4
-    softmax_scale: Annotated[float, Field(gt=0)] = 20.0
-    triplet_weight: Annotated[float, Field(ge=0)] = 0.5
-    triplet_from: Annotated[float, Field(ge=0, le=1)] = 0.15
-    """Share of the schedule after which the triplet joins: from the first step on it collapses."""
+def recipe_type(method: str) -> type[Recipe]:
+    """The recipe class in the method's module: the one whose `method` is this by default."""
+    for kind in vars(method_module(method)).values():
+        if isinstance(kind, type) and issubclass(kind, Recipe) and kind.model_fields["method"].default == method:
+            return kind
+    raise TypeError(f"{METHODS[method]} has no Recipe for {method}")
 
 
-class DetectorRecipe(Recipe):
-    """`trainer.methods.detector`."""
-
-    method: Literal["detector"] = "detector"
-    input_hw: tuple[Side, Side] = (256, 416)
-    scenes: Count = 6000
-    """Drawn random pictures."""
-    sites: Annotated[int, Field(ge=0)] = 40
-    """Drawn sites, each with 80 pictures more from its cameras."""
-    batch: Annotated[int, Field(ge=1)] = 16
-    box_weight: Annotated[float, Field(gt=0)] = 2.0
-
-
-AnyRecipe = OSNetRecipe | DetectorRecipe
-RECIPES: dict[str, type[OSNetRecipe] | type[DetectorRecipe]] = {"osnet": OSNetRecipe, "detector": DetectorRecipe}
-
-
-def read_recipe(path: Path, overrides: dict[str, Any] | None = None) -> AnyRecipe:
+def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A recipe file, with the given keys replaced. Unknown keys are refused with the nearest known one."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -77,15 +70,15 @@ def read_recipe(path: Path, overrides: dict[str, Any] | None = None) -> AnyRecip
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"the recipe {path} is not TOML: {error}") from error
-    return make_recipe(values | (overrides or {}), str(path))
+    return make_recipe({**values, **(overrides or {})}, str(path))
 
 
-def make_recipe(values: dict[str, Any], where: str) -> AnyRecipe:
+def make_recipe(values: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from its keys and values; `where` is named in the error."""
     method = values.get("method")
-    if method not in RECIPES:
-        raise SettingsError(f"{where}: method is {method!r}, expected one of {', '.join(RECIPES)}")
-    kind = RECIPES[method]
+    if not isinstance(method, str) or method not in METHODS:
+        raise SettingsError(f"{where}: method is {method!r}, expected one of {', '.join(METHODS)}")
+    kind = recipe_type(method)
     try:
         return kind.model_validate(values)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Recipe -> something the loop can train: the one place that knows every method and where its pictures come from."""
+"""Recipe -> something the loop can train: the one place that knows where every method's pictures come from."""
 
 from pathlib import Path
 
@@ -7,15 +7,15 @@ from trainer import drawn
 from trainer.cache import ShardReport
 from trainer.checkpoint import load, load_weights
 from trainer.data import read_market
-from trainer.loop import Task
-from trainer.methods.detector import DetectorTask
-from trainer.methods.osnet import OSNetTask
-from trainer.settings import AnyRecipe, DetectorRecipe
+from trainer.methods import method_module
+from trainer.methods.detector import DetectorRecipe, DetectorTask
+from trainer.settings import Recipe
+from trainer.task import Task
 
 SYNTHETIC = "synthetic"
 
 
-def make_task(recipe: AnyRecipe, *, workers: int, report: ShardReport) -> Task:
+def make_task(recipe: Recipe, *, workers: int, report: ShardReport) -> Task:
     """The method of `recipe` with its data; drawn data that is not in the cache is drawn by `workers` processes."""
     task = _task(recipe, workers, report)
     if recipe.start:
@@ -28,7 +28,16 @@ def make_task(recipe: AnyRecipe, *, workers: int, report: ShardReport) -> Task:
     return task
 
 
-def _task(recipe: AnyRecipe, workers: int, report: ShardReport) -> Task:
+def task_type(method: str) -> type[Task]:
+    """The task class in the method's module."""
+    module = method_module(method)
+    for kind in vars(module).values():
+        if isinstance(kind, type) and issubclass(kind, Task) and kind.__module__ == module.__name__:
+            return kind
+    raise TypeError(f"{module.__name__} has no Task")
+
+
+def _task(recipe: Recipe, workers: int, report: ShardReport) -> Task:
     if isinstance(recipe, DetectorRecipe):
         if recipe.data != SYNTHETIC:
             raise UsageError(f"data = {recipe.data!r}: the detector is trained on {SYNTHETIC} scenes only")
@@ -36,5 +45,6 @@ def _task(recipe: AnyRecipe, workers: int, report: ShardReport) -> Task:
     if recipe.data == SYNTHETIC:
         crops = drawn.train_crops(recipe.people, recipe.sites, recipe.seed, workers, report)
     else:
-        crops = read_market(Path(recipe.data), "train")
-    return OSNetTask(recipe, crops)
+        crops = read_market(Path(recipe.root), "train")
+    build = task_type(recipe.method)
+    return build(recipe, crops)  # type: ignore[call-arg]

@@ -22,7 +22,7 @@ def train(
     ] = None,
     people: Annotated[int | None, typer.Option(min=2, help="Drawn people (osnet).")] = None,
     scenes: Annotated[int | None, typer.Option(min=1, help="Drawn scenes (detector).")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Length of the schedule.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Length of the schedule.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the drawings, the weights and the order.")] = None,
     max_minutes: Annotated[
         float | None, typer.Option(min=0, help="Stop after so long; the same command goes on from there.")
@@ -37,7 +37,7 @@ def train(
     from deploy.training import require_torch, run_training
 
     require_torch("train")
-    keys = {"data": data, "people": people, "scenes": scenes, "steps": steps, "seed": seed}
+    keys = {"data": data, "people": people, "scenes": scenes, "epochs": epochs, "seed": seed}
     overrides = {key: value for key, value in keys.items() if value is not None}
     report = Output(json)
     report.data(run_training(method, recipe, overrides, output, max_minutes, threads, report.console))

@@ -14,8 +14,9 @@ from stream.model import ModelCard
 from trainer import checkpoint
 from trainer.checkpoint import Checkpoint
 from trainer.methods import detector, osnet
+from trainer.methods.detector import DetectorRecipe
+from trainer.methods.osnet import OSNetRecipe
 from trainer.serving import ServedEmbedder, TorchBackend
-from trainer.settings import DetectorRecipe, OSNetRecipe
 from trainer.tracklets import LabelledTracklet
 
 SIZE_HW = (64, 32)

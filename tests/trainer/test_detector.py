@@ -74,8 +74,8 @@ def test_a_perfect_answer_costs_next_to_nothing():
     x, y = cells[:, 0], cells[:, 1]
     distances = torch.stack([x - 80, y - 40, 100 - x, 80 - y], 1)[None].clamp_min(0.1)
     logits = torch.where(owner >= 0, 12.0, -12.0)
-    assert float(detection_loss(logits, distances, cells, boxes, usable, 2.0)) < 0.01
-    assert float(detection_loss(-logits, distances, cells, boxes, usable, 2.0)) > 1
+    assert float(sum(detection_loss(logits, distances, cells, boxes, usable))) < 0.01
+    assert float(sum(detection_loss(-logits, distances, cells, boxes, usable))) > 1
 
 
 def test_a_picture_without_people_has_a_finite_loss():
@@ -83,7 +83,7 @@ def test_a_picture_without_people_has_a_finite_loss():
     boxes = torch.full((1, 2, 4), NAN)
     logits = torch.zeros(1, len(cells), requires_grad=True)
     distances = torch.ones(1, len(cells), 4, requires_grad=True)
-    loss = detection_loss(logits, distances, cells, boxes, torch.zeros(1, 2, dtype=torch.bool), 2.0)
+    loss = sum(detection_loss(logits, distances, cells, boxes, torch.zeros(1, 2, dtype=torch.bool)))
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()

@@ -5,10 +5,9 @@ import torch
 from stream.errors import DataError, UsageError
 from trainer import checkpoint
 from trainer.data import Crops, Scenes
-from trainer.loop import learning_rate, train
-from trainer.methods.detector import DetectorTask
-from trainer.methods.osnet import OSNetTask
-from trainer.settings import DetectorRecipe, OSNetRecipe
+from trainer.loop import train
+from trainer.methods.detector import DetectorRecipe, DetectorTask
+from trainer.methods.osnet import OSNetRecipe, OSNetTask
 
 
 @pytest.fixture(autouse=True)
@@ -41,13 +40,13 @@ def _scenes(count=8):
     return Scenes(images, boxes, np.ones((count, 1), np.float32))
 
 
-def _osnet(steps, **values):
-    recipe = OSNetRecipe(steps=steps, input_hw=(64, 32), batch_people=4, batch_pictures=4, precision="fp32", **values)
+def _osnet(epochs, **values):
+    recipe = OSNetRecipe(epochs=epochs, input_hw=(64, 32), batch_people=4, batch_pictures=4, precision="fp32", **values)
     return OSNetTask(recipe, _crops())
 
 
-def _detector(steps, **values):
-    recipe = DetectorRecipe(steps=steps, input_hw=(64, 96), batch=4, scenes=8, precision="fp32", **values)
+def _detector(epochs, **values):
+    recipe = DetectorRecipe(epochs=epochs, input_hw=(64, 96), batch=4, scenes=8, precision="fp32", **values)
     return DetectorTask(recipe, _scenes())
 
 
@@ -65,7 +64,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make, tmp_path):
         pieces += 1
     whole, parts = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "pieces"))
     assert pieces >= 2
-    assert parts.step == whole.step == 4
+    assert parts.step == whole.step >= 4
     for kind in ("network", "head"):
         for name, value in getattr(whole, kind).items():
             assert torch.equal(value, getattr(parts, kind)[name]), name
@@ -79,7 +78,7 @@ def test_osnet_learns_four_people_by_heart(tmp_path):
 
 
 def test_the_detector_learns_eight_scenes_by_heart(tmp_path):
-    losses = _losses(_detector(70), tmp_path)
+    losses = _losses(_detector(35), tmp_path)
     assert np.mean(losses[-4:]) < 0.6 * np.mean(losses[:4])
 
 
@@ -91,21 +90,21 @@ def test_a_checkpoint_of_another_recipe_is_not_continued(tmp_path):
 
 def test_a_longer_schedule_goes_on_from_the_same_place(tmp_path):
     train(_osnet(4), tmp_path, max_minutes=0)
-    train(_osnet(3), tmp_path)
-    saved = checkpoint.load(tmp_path / "checkpoint.pt")
-    assert saved.progress == pytest.approx(1 / 4 + 3 / 3, abs=0.26)
-    assert saved.step == 4
+    assert train(_osnet(6), tmp_path)
+    assert checkpoint.load(tmp_path / "checkpoint.pt").step == 6
 
 
 def test_the_rate_rises_and_falls():
-    recipe = OSNetRecipe(steps=100, learning_rate=0.01, warmup=0.1)
-    assert [learning_rate(recipe, p) for p in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx([0, 0.005, 0.01, 0.005, 0])
+    task = _osnet(100, learning_rate=0.01, warmup=0.1)
+    places = ((0, 0.0), (5, 0.0), (9, 0.999), (54, 0.999), (99, 1.0))
+    rates = [task.learning_rate(epoch, fraction) for epoch, fraction in places]
+    assert rates == pytest.approx([0, 0.005, 0.01, 0.005, 0], abs=1e-5)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_in_one_line(tmp_path):
     task = _osnet(3)
     task.head.weight.data.fill_(float("nan"))
-    with pytest.raises(DataError, match=r"the loss is nan at step 0.*smaller learning_rate"):
+    with pytest.raises(DataError, match=r"the softmax loss is nan at step 0.*smaller learning_rate"):
         train(task, tmp_path)
 
 

@@ -7,16 +7,25 @@ multiples of 32 is served by the same weights.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from pydantic import Field
 from torch import Tensor, nn
 
 from trainer.augment import SceneAugment, normalise
 from trainer.data import LEAST_VISIBLE, Scenes
 from trainer.losses import pair_iou, quality_focal
 from trainer.sampler import ShuffleSampler
-from trainer.settings import DetectorRecipe
+from trainer.schedules import cosine
+from trainer.settings import Count, Recipe, Side, Weight
+from trainer.task import Task
+
+PAPER = "Z. Tian et al., FCOS, ICCV 2019; X. Li et al., Generalized Focal Loss, NeurIPS 2020 (a recipe after them)"
+ABLATIONS: Mapping[str, Mapping[str, object]] = {}
+LOSSES = ("score", "box")
 
 STRIDES = (8, 16, 32)
 WIDTH = 64
@@ -25,6 +34,26 @@ HEIGHTS = ((0.0, 80.0), (56.0, 176.0), (112.0, 1e9))
 """Box heights in input pixels that each stride answers for; they overlap, so that a box at a border trains both."""
 RADIUS = 1.5
 """Cells within this many strides of a box's centre are its positives."""
+
+
+class DetectorRecipe(Recipe):
+    """What the detector adds."""
+
+    method: Literal["detector"] = "detector"
+    input_hw: tuple[Side, Side] = (256, 416)
+    scenes: Count = 6000
+    """Drawn random pictures."""
+    sites: Annotated[int, Field(ge=0)] = 40
+    """Drawn sites, each with 80 pictures more from its cameras."""
+    epochs: Count = 9
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    clip_norm: Weight = 5.0
+    """The first steps' gradients are long."""
+    warmup: Annotated[float, Field(ge=0, lt=0.5)] = 0.02
+    """Share of the schedule over which the rate rises from 0; then it falls to 0 along a cosine."""
+    batch: Count = 16
+    box_weight: Annotated[float, Field(gt=0)] = 2.0
 
 
 class Conv(nn.Module):
@@ -167,28 +196,47 @@ def assign(cells: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
     return torch.where(smallest.isfinite(), index, torch.where(unjudged, -2, -1))
 
 
-class DetectorTask:
+class DetectorTask(Task):
     """How the detector is trained here: quality-focal loss on every cell, generalised IoU on the positive ones."""
 
-    def __init__(self, recipe: DetectorRecipe, scenes: Scenes) -> None:
+    recipe: DetectorRecipe
+
+    def __init__(self, recipe: DetectorRecipe, data: Scenes) -> None:
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
-        self._scenes = scenes
+        self._scenes = data
         self.network = PersonDetector()
-        self.head = nn.Module()
-        self.sampler = ShuffleSampler(len(scenes.images), recipe.batch, recipe.seed)
+        self.head = nn.Identity()
+        self.sampler = ShuffleSampler(len(data.images), recipe.batch, recipe.seed)
         self._augment = SceneAugment(recipe.input_hw)
 
-    def loss(self, indices: Tensor, progress: float, generator: torch.Generator, device: torch.device) -> Tensor:
-        """See `trainer.loop.Task`."""
-        rows = indices.numpy()
-        pictures, boxes = self._augment(
-            torch.from_numpy(self._scenes.images[rows]), torch.from_numpy(self._scenes.xyxy[rows]), generator
+    def optimiser(self) -> torch.optim.Optimizer:
+        """AdamW; norms and biases do not decay."""
+        parameters = list(self.network.parameters())
+        return torch.optim.AdamW(
+            [
+                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.recipe.weight_decay},
+                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=self.recipe.learning_rate,
+            fused=True,
         )
-        boxes, usable = clip(boxes, torch.from_numpy(self._scenes.visible[rows]), self.recipe.input_hw)
+
+    def learning_rate(self, epoch: int, fraction: float) -> float:
+        """Rises over `warmup`, then falls to 0 along half a cosine."""
+        return cosine(self.recipe.learning_rate, (epoch + fraction) / self.recipe.epochs, self.recipe.warmup)
+
+    def losses(self, rows: Tensor, generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
+        """See `trainer.task.Task`."""
+        chosen = rows.numpy()
+        pictures, boxes = self._augment(
+            torch.from_numpy(self._scenes.images[chosen]), torch.from_numpy(self._scenes.xyxy[chosen]), generator
+        )
+        boxes, usable = clip(boxes, torch.from_numpy(self._scenes.visible[chosen]), self.recipe.input_hw)
         logits, distances = self.network(normalise(pictures).to(device, memory_format=torch.channels_last))
         cells = centres(self.recipe.input_hw, device)
-        return detection_loss(logits, distances, cells, boxes.to(device), usable.to(device), self.recipe.box_weight)
+        score, box = detection_loss(logits, distances, cells, boxes.to(device), usable.to(device))
+        return {"score": score, "box": self.recipe.box_weight * box}
 
 
 def clip(boxes: Tensor, visible: Tensor, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -203,9 +251,9 @@ def clip(boxes: Tensor, visible: Tensor, size_hw: tuple[int, int]) -> tuple[Tens
 
 
 def detection_loss(
-    logits: Tensor, distances: Tensor, cells: Tensor, boxes: Tensor, usable: Tensor, box_weight: float
-) -> Tensor:
-    """Scores (B, A), distances (B, A, 4) and truth (B, G, 4) -> mean loss per positive cell."""
+    logits: Tensor, distances: Tensor, cells: Tensor, boxes: Tensor, usable: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Scores (B, A), distances (B, A, 4) and truth (B, G, 4) -> loss of scores and of boxes, means per positive cell."""
     owner = assign(cells, boxes, usable)  # (B, A)
     positive = owner >= 0
     predicted = to_xyxy(cells, distances)
@@ -217,4 +265,4 @@ def detection_loss(
     score = (quality_focal(logits, target) * (owner != -2)).sum() / count
     weight = iou.detach().clamp_min(0.1)  # the better a cell's box, the more often suppression will keep it
     box = ((1 - giou) * weight).sum() / weight.sum().clamp_min(1e-6)
-    return score + box_weight * box
+    return score, box

@@ -6,11 +6,13 @@ of every scale are mixed anew for every person. Light: 2,169,508 parameters with
 0.25. Structure and names of the parameters are those of torchreid, so weights interchange.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from pydantic import Field
 from torch import Tensor, nn
 
 from stream.errors import UsageError
@@ -18,12 +20,41 @@ from trainer.augment import CropAugment, normalise
 from trainer.data import Crops
 from trainer.losses import CosineSoftmax, batch_hard_triplet
 from trainer.sampler import PKSampler
-from trainer.settings import OSNetRecipe
+from trainer.schedules import cosine
+from trainer.settings import Count, Recipe, Share, Side, Weight
+from trainer.task import Task
+
+PAPER = "K. Zhou, Y. Yang, A. Cavallaro, T. Xiang, Omni-Scale Feature Learning for Person Re-Identification, ICCV 2019"
+LOSSES = ("softmax", "triplet")
+ABLATIONS: Mapping[str, Mapping[str, object]] = {}
 
 CHANNELS = (64, 256, 384, 512)
 FEATURES = 512
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
 GATE_REDUCTION = 16
+
+
+class OSNetRecipe(Recipe):
+    """What OSNet adds."""
+
+    method: Literal["osnet"] = "osnet"
+    width: float = 0.25
+    input_hw: tuple[Side, Side] = (128, 64)
+    people: Annotated[int, Field(ge=0)] = 2000
+    sites: Annotated[int, Field(ge=0)] = 12
+    """Drawn sites, each with 24 people more, cut out of its cameras' pictures."""
+    epochs: Count = 33
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    clip_norm: Weight = 5.0
+    warmup: Annotated[float, Field(ge=0, lt=0.5)] = 0.02
+    """Share of the schedule over which the rate rises from 0; then it falls to 0 along a cosine."""
+    batch_people: Annotated[int, Field(ge=2)] = 24
+    batch_pictures: Annotated[int, Field(ge=2)] = 4
+    softmax_scale: Annotated[float, Field(gt=0)] = 20.0
+    triplet_weight: Weight = 0.5
+    triplet_from: Share = 0.15
+    """Share of the schedule after which the triplet joins: from the first step on it collapses."""
 
 
 class Conv1x1(nn.Module):
@@ -188,29 +219,58 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-class OSNetTask:
+class OSNetTask(Task):
     """How OSNet is trained here: cosine softmax, after a first share of the schedule batch-hard triplet beside it.
 
     Plain softmax with a triplet from the first step on stood still for minutes (every distance fell to 0).
     """
 
-    def __init__(self, recipe: OSNetRecipe, crops: Crops) -> None:
+    recipe: OSNetRecipe
+
+    def __init__(self, recipe: OSNetRecipe, data: Crops) -> None:
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
-        labels, self._labels = np.unique(crops.people, return_inverse=True)
-        self._images = crops.images
+        people, self._labels = np.unique(data.people, return_inverse=True)
+        self._images = data.images
         self.network = build(recipe.width)
-        self.head = CosineSoftmax(FEATURES, len(labels), recipe.softmax_scale)
+        self.head = CosineSoftmax(FEATURES, len(people), recipe.softmax_scale)
         self.sampler = PKSampler(self._labels, recipe.batch_people, recipe.batch_pictures, recipe.seed)
         self._augment = CropAugment(recipe.input_hw)
+        self._with_triplet = False
 
-    def loss(self, indices: Tensor, progress: float, generator: torch.Generator, device: torch.device) -> Tensor:
-        """See `trainer.loop.Task`."""
-        rows = indices.numpy()
-        pictures = self._augment(torch.from_numpy(self._images[rows]), generator)
-        labels = torch.from_numpy(self._labels[rows]).to(device)
+    def begin_epoch(self, epoch: int) -> None:
+        """The triplet joins."""
+        recipe = self.recipe
+        self._with_triplet = recipe.triplet_weight > 0 and epoch >= recipe.triplet_from * recipe.epochs
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        """AdamW; norms and biases do not decay."""
+        parameters = [*self.network.parameters(), *self.head.parameters()]
+        return torch.optim.AdamW(
+            [
+                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.recipe.weight_decay},
+                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=self.recipe.learning_rate,
+            fused=True,  # the plain one takes an eighth of an OSNet step on a CPU
+        )
+
+    def learning_rate(self, epoch: int, fraction: float) -> float:
+        """Rises over `warmup`, then falls to 0 along half a cosine."""
+        return cosine(self.recipe.learning_rate, (epoch + fraction) / self.recipe.epochs, self.recipe.warmup)
+
+    def losses(self, rows: Tensor, generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
+        """See `trainer.task.Task`."""
+        chosen = rows.numpy()
+        pictures = self._augment(torch.from_numpy(self._images[chosen]), generator)
+        labels = torch.from_numpy(self._labels[chosen]).to(device)
         vectors = self.network(normalise(pictures).to(device, memory_format=torch.channels_last)).float()
-        loss: Tensor = self.head(vectors, labels)
-        if progress >= self.recipe.triplet_from:
-            loss = loss + self.recipe.triplet_weight * batch_hard_triplet(F.normalize(vectors), labels)
-        return loss
+        terms: dict[str, Tensor] = {"softmax": self.head(vectors, labels)}
+        if self._with_triplet:
+            terms["triplet"] = self.recipe.triplet_weight * batch_hard_triplet(F.normalize(vectors), labels)
+        return terms
+
+
+def embedder(recipe: OSNetRecipe) -> nn.Module:
+    """The network that serves."""
+    return build(recipe.width)
