@@ -1,4 +1,4 @@
-"""Losses: pure functions of tensors, computed in float32 whatever the network ran in."""
+"""Losses: functions of tensors, computed in float32 whatever the network ran in, inside an autocast block too."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -20,17 +20,40 @@ def batch_hard_triplet(features: Tensor, labels: Tensor, margin: float | None = 
     `features` (B, D), Euclidean; `margin` None takes the soft margin, log(1 + exp(positive - negative)). A batch needs two people.
     """
     features = features.float()
-    squares = (features * features).sum(1)
-    squared = squares[:, None] + squares[None] - 2 * features @ features.T
+    with torch.autocast(features.device.type, enabled=False):  # else the product below is one of half floats
+        squares = (features * features).sum(1)
+        squared = squares[:, None] + squares[None] - 2 * features @ features.T
     distance = squared.clamp_min(1e-12).sqrt()
     same = labels[:, None] == labels[None]
     if bool(same.all()):
         raise UsageError("a triplet needs two people in the batch, got one: sample at least 2 people per batch")
-    positive = distance.masked_fill(~same, 0.0).amax(1)
+    positive = distance.masked_fill(~same, 0.0).amax(1)  # the anchor itself is among them, at 0
     negative = distance.masked_fill(same, torch.inf).amin(1)
     if margin is None:
         return F.softplus(positive - negative).mean()
     return F.relu(margin + positive - negative).mean()
+
+
+class CentreLoss(nn.Module):
+    """Mean squared distance of (B, D) features to their person's centre (Wen et al., ECCV 2016).
+
+    The centres are buffers that follow the features by plain gradient descent on this loss, unweighted, at `rate`: what a second
+    optimiser would do, but it needs none. They move once per call in training mode, after the loss was taken.
+    """
+
+    centres: Tensor
+
+    def __init__(self, features: int, classes: int, rate: float = 0.5) -> None:
+        super().__init__()
+        self.register_buffer("centres", torch.randn(classes, features))
+        self.rate = rate
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """(B, D) and (B,) -> mean over the batch; weigh it by 0.0005 beside a cross-entropy."""
+        away = features.float() - self.centres[labels]  # (B, D)
+        if self.training:
+            self.centres = self.centres.index_add(0, labels, away.detach(), alpha=2 * self.rate / len(labels))
+        return away.square().sum(1).mean()
 
 
 class CosineSoftmax(nn.Module):
@@ -46,7 +69,8 @@ class CosineSoftmax(nn.Module):
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """(B, D) and (B,) -> mean loss."""
-        cosine = F.normalize(features.float()) @ F.normalize(self.weight).T
+        with torch.autocast(features.device.type, enabled=False):
+            cosine = F.normalize(features.float()) @ F.normalize(self.weight).T
         return F.cross_entropy(self.scale * cosine, labels)
 
 

@@ -12,32 +12,44 @@ from stream.errors import UsageError
 class Sampler(ABC):
     """Batches of indices without end. Its whole state is (epoch, place): two integers of a checkpoint."""
 
+    epoch: int
+    """That of the batch which `next` gives, from 0."""
+    place: int
+    """Of that batch within its epoch, in [0, len)."""
+
     def __init__(self) -> None:
-        self._epoch = 0
-        self._place = 0
-        self._batches = self.order(0)
+        self.epoch, self.place, self._batches = 0, 0, self.order(0)
 
     @abstractmethod
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """(batches, batch size) indices of one epoch."""
+        """(batches, batch size) indices of one epoch, at least one batch."""
+
+    def __len__(self) -> int:
+        """Batches of the current epoch; epochs may differ."""
+        return len(self._batches)
 
     def next(self) -> NDArray[np.int64]:
         """The next batch; epochs follow each other."""
-        if self._place == len(self._batches):
-            self._epoch, self._place = self._epoch + 1, 0
-            self._batches = self.order(self._epoch)
-        self._place += 1
-        batch: NDArray[np.int64] = self._batches[self._place - 1]
+        batch: NDArray[np.int64] = self._batches[self.place]
+        self.place += 1
+        self._turn()
         return batch
 
     def state(self) -> dict[str, int]:
         """What a checkpoint keeps."""
-        return {"epoch": self._epoch, "place": self._place}
+        return {"epoch": self.epoch, "place": self.place}
 
     def restore(self, state: dict[str, int]) -> None:
         """Go on where `state` was taken."""
-        self._epoch, self._place = state["epoch"], state["place"]
-        self._batches = self.order(self._epoch)
+        self.epoch, self.place = state["epoch"], state["place"]
+        self._batches = self.order(self.epoch)
+        self._turn()
+
+    def _turn(self) -> None:
+        """Behind an epoch's last batch the next epoch begins."""
+        if self.place >= len(self._batches):
+            self.epoch, self.place = self.epoch + 1, 0
+            self._batches = self.order(self.epoch)
 
 
 class PKSampler(Sampler):
@@ -48,6 +60,8 @@ class PKSampler(Sampler):
     """
 
     def __init__(self, labels: Sequence[int] | NDArray[np.int64], people: int, pictures: int, seed: int) -> None:
+        if people < 2 or pictures < 1:
+            raise UsageError(f"a batch needs 2 people with 1 picture at least, asked are {people} with {pictures}")
         self._people, self._pictures, self._seed = people, pictures, seed
         labels = np.asarray(labels)
         self._members = {int(pid): np.flatnonzero(labels == pid) for pid in np.unique(labels)}

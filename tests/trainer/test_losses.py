@@ -3,7 +3,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from stream.errors import UsageError
-from trainer.losses import CosineSoftmax, batch_hard_triplet, pair_iou, quality_focal, smoothed_cross_entropy
+from trainer.losses import (
+    CentreLoss,
+    CosineSoftmax,
+    batch_hard_triplet,
+    pair_iou,
+    quality_focal,
+    smoothed_cross_entropy,
+)
 
 TOY_A = ([[0, 0], [1, 0], [3, 0], [3, 2]], [0, 0, 1, 1])
 TOY_B = ([[0, 0], [2, 0], [1, 0], [1, 1]], [0, 0, 1, 1])
@@ -67,3 +74,48 @@ def test_quality_focal_is_least_where_the_score_is_the_target():
     logits = torch.tensor([0.0, float(torch.logit(torch.tensor(0.7))), 3.0])
     losses = quality_focal(logits, target)
     assert losses[1] == losses.min() == pytest.approx(0, abs=1e-6)
+
+
+def test_losses_are_full_floats_inside_autocast():
+    torch.manual_seed(0)
+    features, labels = 30 + torch.randn(8, 64), torch.arange(8) // 2
+    head = CosineSoftmax(64, 4)
+    plain = batch_hard_triplet(features, labels), head(features, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = batch_hard_triplet(features, labels), head(features, labels)
+        logits = F.linear(features, head.weight)
+        assert logits.dtype == torch.bfloat16
+        assert smoothed_cross_entropy(logits, labels).dtype == torch.float32
+    assert all(a.dtype == torch.float32 and torch.equal(a, b) for a, b in zip(inside, plain, strict=True))
+
+
+def test_the_anchor_itself_changes_nothing():
+    torch.manual_seed(0)
+    features, labels = torch.randn(6, 4), torch.tensor([0, 0, 0, 1, 1, 1])
+    distance = torch.cdist(features, features)
+    same = labels[:, None] == labels[None]
+    others = same & ~torch.eye(6, dtype=torch.bool)
+    hardest = distance.where(others, torch.tensor(0.0)).amax(1) - distance.where(~same, torch.tensor(9e9)).amin(1)
+    assert torch.allclose(batch_hard_triplet(features, labels), F.relu(0.3 + hardest).mean(), atol=1e-5)
+
+
+def test_the_centre_loss_is_the_mean_squared_distance():
+    loss = CentreLoss(2, 3).eval()
+    loss.centres.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]]))
+    value = loss(torch.tensor([[3.0, 4.0], [1.0, 2.0]]), torch.tensor([0, 1]))
+    assert float(value) == pytest.approx((25 + 1) / 2)
+
+
+def test_centres_move_as_gradient_descent_on_the_unweighted_loss_moves_them():
+    torch.manual_seed(0)
+    loss = CentreLoss(4, 3, rate=0.5)
+    centres = loss.centres.clone().requires_grad_()
+    optimiser = torch.optim.SGD([centres], lr=0.5)
+    for _ in range(3):
+        features, labels = torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 1, 0])
+        (features - centres[labels]).square().sum(1).mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        loss(features, labels)
+    assert torch.allclose(loss.centres, centres.detach(), atol=1e-6)
+    assert "centres" in loss.state_dict()  # so a resumed run has them

@@ -52,6 +52,35 @@ def test_a_restored_sampler_goes_on_where_it_was(make):
     assert all(np.array_equal(resumed.next(), batch) for batch in batches[9:])
 
 
+def test_epoch_and_place_are_those_of_the_batch_that_comes_next():
+    sampler = ShuffleSampler(23, 5, seed=1)
+    seen = []
+    for _ in range(9):
+        seen.append((sampler.epoch, sampler.place, len(sampler)))
+        assert (sampler.next() == sampler.order(seen[-1][0])[seen[-1][1]]).all()
+    assert seen == [(epoch, place, 4) for epoch in (0, 1) for place in range(4)] + [(2, 0, 4)]
+
+
+def test_a_state_taken_behind_an_epochs_last_batch_goes_on_with_the_next_epoch():
+    sampler = ShuffleSampler(23, 5, seed=1)
+    sampler.restore({"epoch": 0, "place": 4})
+    assert (sampler.epoch, sampler.place) == (1, 0)
+
+
+def test_people_with_too_few_pictures_are_shown_with_repeats():
+    order = PKSampler(LABELS, 10, 4, seed=5).order(0)
+    assert len(order) == 1
+    for person, count in ((8, 3), (9, 2)):
+        shown = order[0][LABELS[order[0]] == person]
+        assert len(shown) == 4
+        assert len(np.unique(shown)) <= count
+
+
+def test_a_batch_of_one_person_is_refused():
+    with pytest.raises(UsageError, match="2 people"):
+        PKSampler(LABELS, 1, 4, seed=0)
+
+
 def test_too_few_people_are_refused_with_the_number():
     with pytest.raises(UsageError, match=r"24 people.*got 10"):
         PKSampler(LABELS, 24, 4, seed=0)
