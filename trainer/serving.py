@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from trainer import checkpoint
 from trainer.augment import MEAN, STD
 from trainer.checkpoint import Checkpoint
-from trainer.methods import detector, osnet
-from trainer.methods.detector import DetectorRecipe
-from trainer.settings import make_recipe
+from trainer.methods import detector, method_module
+from trainer.settings import Recipe, make_recipe
 
 MAX_BATCH = 64
 """Pictures that `TorchBackend` takes at a time."""
@@ -68,18 +67,24 @@ class ServedDetector(Served):
         return detector.to_xyxy(self.cells, distances), torch.sigmoid(logits)
 
 
-def served(saved: Checkpoint, input_hw: tuple[int, int] | None = None) -> tuple[Served, tuple[int, int]]:
-    """The network of a checkpoint, ready to serve, and its input size (the recipe's unless another is given)."""
+def network_of(saved: Checkpoint) -> tuple[nn.Module, Recipe]:
+    """The inference network of a checkpoint of any method, in eval mode, and its recipe."""
     recipe = make_recipe(saved.recipe, "the checkpoint's recipe")
-    size_hw = input_hw or recipe.input_hw
-    if isinstance(recipe, DetectorRecipe):
-        network: nn.Module = detector.PersonDetector()
-        module: Served = ServedDetector(network, size_hw)
-    else:
-        network = osnet.build(recipe.width)  # type: ignore[attr-defined]
-        module = ServedEmbedder(network)
+    network: nn.Module = method_module(recipe.method).embedder(recipe)
     checkpoint.load_weights(network, saved.network)
-    return module.eval(), size_hw
+    return network.eval(), recipe
+
+
+def served(saved: Checkpoint, input_hw: tuple[int, int] | None = None) -> tuple[Served, tuple[int, int]]:
+    """The network of a checkpoint, ready to serve, and its input size (the recipe's unless another is given).
+
+    Person search is served as an embedder of crops here; in scenes `PersonSearch.search` finds and embeds.
+    """
+    network, recipe = network_of(saved)
+    size_hw = input_hw or recipe.input_hw
+    if recipe.method == "detector":
+        return ServedDetector(network, size_hw).eval(), size_hw
+    return ServedEmbedder(network).eval(), size_hw
 
 
 class TorchBackend:

@@ -196,6 +196,11 @@ def assign(cells: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
     return torch.where(smallest.isfinite(), index, torch.where(unjudged, -2, -1))
 
 
+def embedder(recipe: DetectorRecipe) -> PersonDetector:
+    """The network alone, as every method's module gives it; this one describes nobody, it finds people."""
+    return PersonDetector()
+
+
 class DetectorTask(Task):
     """How the detector is trained here: quality-focal loss on every cell, generalised IoU on the positive ones."""
 
