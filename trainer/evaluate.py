@@ -1,6 +1,6 @@
 """What a model can do, measured on the stream's own pixels with anything that has `infer`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,8 @@ from detector.letterbox import letterbox
 from detector.nms import select
 from reid.crops import to_batch
 from trainer.data import LEAST_VISIBLE, Crops, Scenes
-from trainer.metrics import BoxScore, Detected, Ranking, rank, score_boxes
+from trainer.metrics import BoxScore, CameraPair, Detected, Ranking, camera_pairs, rank, rank_rows, score_boxes
+from trainer.rerank import rerank_rows
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -31,12 +32,21 @@ class Infers(Protocol):
         ...
 
 
-def embed(model: Infers, crops: Crops, size_hw: tuple[int, int]) -> F32:
-    """(N, D) vectors of all crops."""
+Report = Callable[[int, int], None]
+"""Is told how many of how many pictures are done."""
+
+
+def silent(done: int, of: int) -> None:
+    """A report that says nothing."""
+
+
+def embed(model: Infers, crops: Crops, size_hw: tuple[int, int], report: Report = silent) -> F32:
+    """(N, D) vectors of all crops, resized as the stream does it."""
     parts = []
     for start in range(0, len(crops.images), CHUNK):
         rows = np.arange(start, min(start + CHUNK, len(crops.images)))
         parts.append(model.infer(to_batch(list(crops.images[rows]), size_hw))["embedding"])
+        report(int(rows[-1]) + 1, len(crops.images))
     return np.concatenate(parts)
 
 
@@ -47,21 +57,45 @@ class EmbedderScore:
     ranking: Ranking
     centred: Ranking
     """With every camera's mean vector taken out, as the matcher does."""
+    reranked: Ranking | None
+    """By k-reciprocal neighbours with the paper's values, if asked for."""
+    pairs: list[CameraPair]
+    query_vectors: F32
+    gallery_vectors: F32
 
 
-def score_embedder(model: Infers, query: Crops, gallery: Crops, size_hw: tuple[int, int]) -> EmbedderScore:
-    """CMC and mAP of `query` in `gallery`, as Market-1501 counts them."""
-    q, g = embed(model, query, size_hw), embed(model, gallery, size_hw)
+def score_embedder(
+    model: Infers,
+    query: Crops,
+    gallery: Crops,
+    size_hw: tuple[int, int],
+    *,
+    rerank: bool = False,
+    report: Report = silent,
+) -> EmbedderScore:
+    """CMC, mAP and mINP of `query` in `gallery`, as Market-1501 counts them."""
+    asked, total = len(query.images), len(query.images) + len(gallery.images)
+    q = embed(model, query, size_hw, lambda done, _: report(done, total))
+    g = embed(model, gallery, size_hw, lambda done, _: report(asked + done, total))
+    labels = (query.people, query.cameras), (gallery.people, gallery.cameras)
 
     def ranked(a: F32, b: F32) -> Ranking:
-        return rank(a, query.people, query.cameras, b, gallery.people, gallery.cameras)
+        return rank(a, *labels[0], b, *labels[1])
 
     centred_q, centred_g = q.copy(), g.copy()
     for camera in np.unique(gallery.cameras):
         mean = g[gallery.cameras == camera].mean(0)
         centred_q[query.cameras == camera] -= mean
         centred_g[gallery.cameras == camera] -= mean
-    return EmbedderScore(ranked(q, g), ranked(_unit(centred_q), _unit(centred_g)))
+    again = rank_rows((-rows for rows in rerank_rows(q, g)), *labels[0], *labels[1]) if rerank else None
+    return EmbedderScore(
+        ranking=ranked(q, g),
+        centred=ranked(_unit(centred_q), _unit(centred_g)),
+        reranked=again,
+        pairs=camera_pairs(q, *labels[0], g, *labels[1]),
+        query_vectors=q,
+        gallery_vectors=g,
+    )
 
 
 def split(crops: Crops) -> tuple[Crops, Crops]:

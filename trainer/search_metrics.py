@@ -4,7 +4,7 @@ The protocols are those of CUHK-SYSU (T. Xiao et al., CVPR 2017) and PRW (L. Zhe
 and PRW's first program (`score_original`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,24 +135,58 @@ def score_search(
     In a frame that shows the person the most similar box that matches is right, all others are wrong; a person who was not found
     lowers the average precision by recall.
     """
-    boxes = _Boxes(found, MIN_SCORE)
     precisions, ranks = [], []
     left_out = 0
-    rows = (row for chunk in similarity_rows(vectors, boxes.vectors) for row in chunk)
-    for row, gallery in zip(rows, galleries, strict=True):
-        shown = np.flatnonzero(np.isfinite(gallery.xyxy).all(1))
-        if not len(shown):
+    for items, similarity, right, shown in _listed(vectors, _Boxes(found, MIN_SCORE), galleries, rule):
+        if not shown:
             left_out += 1
             continue
-        listed = np.zeros(len(found), bool)
+        precisions.append(average_precision(right, similarity) * right.sum() / shown)
+        first = np.flatnonzero(right[np.argsort(-similarity, kind="stable")[: max(TOP)]])
+        ranks.append(int(first[0]) if len(first) else len(items) + max(TOP))
+    return _summary(precisions, ranks, left_out)
+
+
+@dataclass(frozen=True, slots=True)
+class RankedBox:
+    """One place in a query's list."""
+
+    frame: int
+    xyxy: F32
+    """(4,) pixels of the frame."""
+    similarity: float
+    right: bool
+
+
+def ranked_boxes(
+    vectors: F32, found: Sequence[Found], galleries: Iterable[Gallery], rule: Rule = STANDARD, count: int = 10
+) -> list[list[RankedBox]]:
+    """Each query's first boxes, best first, judged as `score_search` does."""
+    boxes = _Boxes(found, MIN_SCORE)
+    lists = []
+    for items, similarity, right, _ in _listed(vectors, boxes, galleries, rule):
+        order = np.argsort(-similarity, kind="stable")[:count]
+        lists.append(
+            [
+                RankedBox(int(boxes.frames[items[i]]), boxes.xyxy[items[i]], float(similarity[i]), bool(right[i]))
+                for i in order
+            ]
+        )
+    return lists
+
+
+def _listed(
+    vectors: F32, boxes: "_Boxes", galleries: Iterable[Gallery], rule: Rule
+) -> Iterator[tuple[NDArray[np.intp], F32, Mask, int]]:
+    """Per query: the boxes of its gallery, how similar each is, which are right, and how many frames show the person."""
+    rows = (row for chunk in similarity_rows(vectors, boxes.vectors) for row in chunk)
+    for row, gallery in zip(rows, galleries, strict=True):
+        listed = np.zeros(boxes.frame_count, bool)
         listed[gallery.frames] = True
         items = np.flatnonzero(listed[boxes.frames])
+        shown = np.flatnonzero(np.isfinite(gallery.xyxy).all(1))
         hits = [boxes.hit(row, int(gallery.frames[i]), gallery.xyxy[i], rule) for i in shown]
-        right = np.isin(items, [hit for hit in hits if hit is not None])
-        precisions.append(average_precision(right, row[items]) * right.sum() / len(shown))
-        order = np.argsort(-row[items], kind="stable")[: max(TOP)]
-        ranks.append(int(np.append(np.flatnonzero(right[order]), max(TOP))[0]))
-    return _summary(precisions, ranks, left_out)
+        yield items, row[items], np.isin(items, [hit for hit in hits if hit is not None]), len(shown)
 
 
 def score_original(vectors: F32, queries: Queries, found: Sequence[Found], scenes: Scenes) -> SearchScore:
@@ -203,6 +237,7 @@ class _Boxes:
         self.xyxy = np.concatenate([one.xyxy[s] for one, s in zip(found, sure, strict=True)])
         counts = [int(s.sum()) for s in sure]
         self.frames = np.repeat(np.arange(len(found)), counts)
+        self.frame_count = len(found)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
 
     def hit(self, row: F32, frame: int, truth: F32, rule: Rule) -> int | None:
