@@ -57,7 +57,11 @@ def drawn(
             f"{folder} cannot be made ({error.strerror}): point SIGHTLINE_CACHE to a folder that can be written"
         ) from error
     missing = [shard for shard in range(shards) if not (folder / str(shard)).is_dir()]
-    if missing:
+    if workers == 1 or len(missing) == 1:  # a second process takes longer to start than a small shard to draw
+        for done, shard in enumerate(missing, start=shards - len(missing) + 1):
+            _write(folder, shard, draw)
+            report(done, shards)
+    elif missing:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             jobs = [pool.submit(_write, folder, shard, draw) for shard in missing]
             for done, job in enumerate(as_completed(jobs), start=shards - len(missing) + 1):

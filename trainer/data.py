@@ -41,6 +41,20 @@ class Pictures(Protocol):
         ...
 
 
+class Picked:
+    """Some rows of other pictures."""
+
+    def __init__(self, pictures: Pictures, rows: I64) -> None:
+        self._pictures, self._rows = pictures, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: I64, /) -> Any:
+        """See `Pictures`."""
+        return self._pictures[self._rows[rows]]
+
+
 @dataclass(frozen=True, slots=True)
 class Crops:
     """One person per picture, who it is and which camera saw it."""
@@ -57,6 +71,17 @@ class Crops:
     255 everywhere in pictures without."""
     names: Sequence[str] | None = None
     """N paths below the data set's root, for reports."""
+
+    def take(self, rows: I64) -> "Crops":
+        """Some of the crops, in the order of `rows` (n,); pictures are still read when they are asked for."""
+        return Crops(
+            Picked(self.images, rows),
+            self.people[rows],
+            self.cameras[rows],
+            None if self.joints is None else self.joints[rows],
+            None if self.parts is None else Picked(self.parts, rows),
+            None if self.names is None else [self.names[row] for row in rows],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +100,17 @@ class Scenes:
     """(N,)."""
     names: Sequence[str] | None = None
     """N paths below the data set's root."""
+
+    def take(self, rows: I64) -> "Scenes":
+        """Some of the pictures, in the order of `rows` (n,)."""
+        return Scenes(
+            Picked(self.images, rows),
+            self.xyxy[rows],
+            self.visible[rows],
+            None if self.people is None else self.people[rows],
+            None if self.cameras is None else self.cameras[rows],
+            None if self.names is None else [self.names[row] for row in rows],
+        )
 
 
 def read_market(root: Path, split: Split, size_hw: tuple[int, int] = STORED_HW) -> Crops:

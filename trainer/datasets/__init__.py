@@ -1,1 +1,149 @@
-"""Data sets, read where users already have them, in their own layouts."""
+"""Data sets, read where users already have them, in their own layouts: `load_reid` for crops, `load_search` for scenes."""
+
+import difflib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from stream.errors import DataError, UsageError
+from trainer import drawn, supervision
+from trainer.cache import ShardReport
+from trainer.data import STORED_HW, Crops
+from trainer.datasets import synthetic
+from trainer.datasets.listing import Listed, Listing
+from trainer.datasets.pictures import Resized
+from trainer.datasets.search import relabelled
+from trainer.datasets.sets import ReidData, SearchData
+from trainer.datasets.table import MIX, REID, SEARCH, SYNTHETIC
+
+REID_NAMES = (SYNTHETIC, MIX, *REID)
+MIX_PEOPLE = 2000
+SEARCH_NAMES = (SYNTHETIC, *SEARCH)
+
+
+def load_reid(
+    name: str,
+    root: str | Path = "",
+    size_hw: tuple[int, int] = STORED_HW,
+    *,
+    people: int = 0,
+    sites: int = 0,
+    seed: int = 1,
+    val_ids: int = 0,
+    workers: int = 1,
+    report: ShardReport = lambda done, of: None,
+) -> ReidData:
+    """A data set of crops by its name in `table`; pictures are decoded when they are asked for, never kept.
+
+    Args:
+        size_hw: to which every picture is brought, by the house's one resize; a score takes the network's own input size.
+        people: how many training identities, 0: all (synthetic: 300).
+        sites: `synthetic-mix` only: drawn sites besides.
+        seed: of what is drawn, and of who is held out.
+        val_ids: so many training identities are held out as `ReidData.validation`.
+        workers, report: of what has to be drawn first.
+
+    Raises:
+        UsageError: no such set, or one of scenes.
+        DataError: the folder lacks something, or holds nobody.
+    """
+    if name == SYNTHETIC:
+        data = synthetic.reid(people, seed, size_hw, workers, report)
+    elif name == MIX:
+        data = _mix(people, sites, seed, size_hw, workers, report)
+    else:
+        if name not in REID:
+            raise UsageError(_unknown(name, REID_NAMES, SEARCH_NAMES, "whole scenes", "crops of people"))
+        known = REID[name]
+        data = _opened(known.read(_folder(name, root)), size_hw)
+        if known.warning:
+            data.notes.insert(0, known.warning)
+        if people:
+            data = replace(data, train=data.train.take(np.flatnonzero(data.train.people < people)))
+    return _held_out(data, val_ids, seed) if val_ids else data
+
+
+def load_search(
+    name: str,
+    root: str | Path = "",
+    *,
+    people: int = 0,
+    seed: int = 1,
+    workers: int = 1,
+    report: ShardReport = lambda done, of: None,
+) -> SearchData:
+    """A data set of scenes by its name in `table`; see `load_reid`.
+
+    With `people` (of a real set) the others' boxes keep no name, and training frames that show none of these people are left out.
+    """
+    if name == SYNTHETIC:
+        return synthetic.search(people, seed, workers, report)
+    if name not in SEARCH:
+        raise UsageError(_unknown(name, SEARCH_NAMES, REID_NAMES, "crops of people", "whole scenes"))
+    found = SEARCH[name].read(_folder(name, root))
+    data = found.data
+    train, identities = relabelled(data.train, people) if people else (data.train, data.identities)
+    return replace(data, train=train, identities=identities, notes=[*data.notes, *found.problems])
+
+
+def _folder(name: str, root: str | Path) -> Path:
+    if not os.fspath(root):
+        raise UsageError(f"{name} is read from a folder: --root names it")
+    return Path(root).expanduser()
+
+
+def _unknown(name: str, names: tuple[str, ...], others: tuple[str, ...], other_kind: str, kind: str) -> str:
+    if name in others:
+        return f"data set {name} is one of {other_kind}, this needs {kind}: {', '.join(names)}"
+    near = difflib.get_close_matches(name, names, 2, 0.5)
+    return f"no data set is named {name}: " + (
+        f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names)}"
+    )
+
+
+def _opened(listing: Listing, size_hw: tuple[int, int]) -> ReidData:
+    """The listing with its pictures and annotations; train people become 0 to P-1 in order."""
+    notes = [*listing.notes, *listing.problems]
+
+    def crops(split: Listed, what: str) -> Crops:
+        found = supervision.find(listing.root, split.source, size_hw)
+        notes.extend(found.coverage(what))
+        if found.bad:
+            notes.append(f"{what}: {len(found.bad)} annotation files are malformed and not used, first {found.bad[0]}")
+        people = np.unique(split.people, return_inverse=True)[1] if split is listing.train else split.people
+        images = Resized(split.source, size_hw)
+        return Crops(images, people, split.cameras, found.joints, found.parts, split.source.names)
+
+    notes += supervision.pickles(listing.root)
+    return ReidData(
+        crops(listing.train, "train"), crops(listing.query, "query"), crops(listing.gallery, "gallery"), notes
+    )
+
+
+def _mix(people: int, sites: int, seed: int, size_hw: tuple[int, int], workers: int, report: ShardReport) -> ReidData:
+    """What the shipped embedder learns from: single people of everywhere, and those of sites; judged on unseen sites."""
+    count = people or MIX_PEOPLE
+    train = _sized(drawn.train_crops(count, sites, seed, workers, report), size_hw)
+    test = _sized(drawn.test_crops(workers, report)["sites"], size_hw)
+    pairs = np.stack([test.people, test.cameras], 1)
+    first = np.unique(pairs, axis=0, return_index=True)[1]
+    rest = np.setdiff1d(np.arange(len(pairs)), first)
+    notes = [f"drawn at {STORED_HW[0]}x{STORED_HW[1]}: {count} people and those of {sites} sites"]
+    return ReidData(train, test.take(np.sort(first)), test.take(rest), notes)
+
+
+def _sized(crops: Crops, size_hw: tuple[int, int]) -> Crops:
+    return crops if size_hw == STORED_HW else replace(crops, images=synthetic.Scaled(crops.images, size_hw))
+
+
+def _held_out(data: ReidData, count: int, seed: int) -> ReidData:
+    train = data.train
+    known = np.unique(train.people)
+    if not 0 < count < len(known):
+        raise DataError(f"val_ids = {count} of {len(known)} training people: at least one has to stay")
+    held = np.isin(train.people, np.random.default_rng([seed, 6]).choice(known, count, replace=False))
+    rest = train.take(np.flatnonzero(~held))
+    labels = np.unique(rest.people, return_inverse=True)[1]
+    return replace(data, train=replace(rest, people=labels), validation=train.take(np.flatnonzero(held)))

@@ -1,0 +1,159 @@
+"""Joints and part labels that lie beside a data set's pictures, one small file per picture.
+
+<root>/keypoints/<path of the picture>.npy      (17, 3) float32: x, y in pixels of the original picture, score; COCO's order
+<root>/segmentation/<path of the picture>.npy   (h, w) uint8 at the picture's size, labels as in `trainer.data.Crops.parts`
+<root>_ps_label/<path>.png                      the same as PNG, as EANet publishes them; beside or below the root
+
+The picture's own ending stays (0002_c1s1_000451_03.jpg.npy) or is left out. A file that is missing or not of this form means that
+its picture has no annotation: what would be learnt from it is masked, and the number is reported. Nothing is ever unpickled.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.datasets.pictures import Source, workers
+
+U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+KEYPOINTS, SEGMENTATION, EANET = "keypoints", "segmentation", "_ps_label"
+UNKNOWN = 255
+"""Part label of every pixel of a picture without annotation."""
+LAST_PART = 7
+MAX_BYTES = 1 << 25
+
+
+@dataclass(frozen=True, slots=True)
+class Supervision:
+    """What was found for N pictures; `bad` lists files that are not of the form above."""
+
+    joints: F32 | None
+    """(N, 17, 3) as in `Crops.joints`; None where the data set has none at all."""
+    parts: "PartFiles | None"
+    bad: list[str]
+
+    def coverage(self, what: str) -> list[str]:
+        """A line for each of the two, for people."""
+        lines = []
+        if self.joints is not None:
+            lines.append(
+                f"{what}: {np.isfinite(self.joints[:, 0, 2]).sum()} of {len(self.joints)} pictures have joints"
+            )
+        if self.parts is not None:
+            lines.append(f"{what}: {self.parts.covered()} of {len(self.parts)} pictures have part labels")
+        return lines
+
+
+class PartFiles:
+    """Part labels as `Pictures`: labels[rows] -> (n, h, w) uint8, brought to one size without mixing labels."""
+
+    def __init__(self, paths: Sequence[Path | None], size_hw: tuple[int, int]) -> None:
+        self._paths, self._size_hw = paths, size_hw
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, rows: I64, /) -> U8:
+        batch = np.full((len(rows), *self._size_hw), UNKNOWN, np.uint8)
+
+        def fill(place: int) -> None:
+            path = self._paths[int(rows[place])]
+            labels = read_parts(path) if path else None
+            if labels is not None:
+                batch[place] = cv2.resize(labels, self._size_hw[::-1], interpolation=cv2.INTER_NEAREST)
+
+        for _ in workers().map(fill, range(len(rows))):
+            pass
+        return batch
+
+    def covered(self) -> int:
+        """How many pictures have labels."""
+        return sum(path is not None for path in self._paths)
+
+
+def find(root: Path, source: Source, size_hw: tuple[int, int]) -> Supervision:
+    """The annotation of all pictures of `source`; its files are looked for below and beside `root`."""
+    bad: list[str] = []
+    joints, parts = None, None
+    if (root / KEYPOINTS).is_dir():
+        joints = np.full((len(source.names), 17, 3), np.nan, np.float32)
+
+        def fill(row: int) -> None:
+            path = _beside(root / KEYPOINTS, source.names[row], ".npy")
+            found = read_joints(path) if path else None
+            if found is not None:
+                height, width = source.size_hw(row)
+                joints[row] = found / np.array([width, height, 1], np.float32)
+            elif path:
+                bad.append(f"{path}: not (17, 3) float numbers")
+
+        for _ in workers().map(fill, range(len(source.names))):
+            pass
+    folders = [(root / SEGMENTATION, ".npy"), (root.parent / f"{root.name}{EANET}", ".png")]
+    folders += [(folder, ".png") for folder in sorted(root.glob(f"*{EANET}"))]
+    folders = [(folder, ending) for folder, ending in folders if folder.is_dir()]
+    if folders:
+        paths: list[Path | None] = []
+        for name in source.names:
+            found_at = [path for folder, ending in folders if (path := _beside(folder, name, ending))]
+            usable = next((path for path in found_at if _is_parts(path)), None)
+            bad.extend(f"{path}: not (h, w) uint8 part labels" for path in found_at if usable is None)
+            paths.append(usable)
+        parts = PartFiles(paths, size_hw)
+    return Supervision(joints, parts, sorted(bad))
+
+
+def pickles(root: Path) -> list[str]:
+    """A line for each file of pickled labels: never read, and how to get ours."""
+    return [
+        f"{path}: a pickle, which could run anything and is never read; sightline data annotate writes joints and part labels"
+        for pattern in ("*.pkl", "*.pickle", "*/*.pkl")
+        for path in sorted(root.glob(pattern))
+    ]
+
+
+def read_joints(path: Path) -> F32 | None:
+    """(17, 3) float32 pixels and score; None if the file holds anything else. NaN throughout: looked at, nobody found."""
+    joints = _array(path)
+    if joints is None or joints.shape != (17, 3) or joints.dtype.kind not in "fiu":
+        return None
+    return joints.astype(np.float32)
+
+
+def read_parts(path: Path) -> U8 | None:
+    """(h, w) uint8 labels; None if the file holds anything else."""
+    labels = _array(path) if path.suffix == ".npy" else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if labels is None or labels.ndim != 2 or labels.dtype != np.uint8 or not labels.size:
+        return None
+    known = np.asarray(labels, np.uint8)
+    return None if np.any((known > LAST_PART) & (known != UNKNOWN)) else known
+
+
+def _array(path: Path) -> NDArray[np.generic] | None:
+    try:
+        return None if path.stat().st_size > MAX_BYTES else np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _is_parts(path: Path) -> bool:
+    """By the header alone: a data set has tens of thousands of these files."""
+    try:
+        if path.suffix != ".npy":
+            with path.open("rb") as file:
+                return file.read(8) == b"\x89PNG\r\n\x1a\n"
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return bool(mapped.ndim == 2 and mapped.dtype == np.uint8 and mapped.size and mapped[0, 0] != UNKNOWN)
+
+
+def _beside(folder: Path, name: str, ending: str) -> Path | None:
+    with_ending, without = folder / f"{name}{ending}", folder / PurePosixPath(name).with_suffix(ending)
+    return with_ending if with_ending.is_file() else without if without.is_file() else None
