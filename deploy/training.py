@@ -83,7 +83,7 @@ def run_training(
 
         def tell(now: TrainingProgress) -> None:
             last.update(step=now.step, progress=now.progress, loss=now.loss)
-            bar.at(now.progress, f"step {now.step}, loss {now.loss:.3f}, {now.samples_per_s:.0f} pictures/s")
+            bar.at(now.progress, f"step {now.step}, loss {now.loss:.3f}, {now.pictures_per_s:.0f} pictures/s")
 
         finished = train(task, output, max_minutes=max_minutes, report=tell)
     path = output / "checkpoint.pt"

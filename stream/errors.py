@@ -20,7 +20,8 @@ SightlineError                 exit status 1
 │   └── EpochLost              another matcher took this site over; exit status 3
 ├── BundleError                a model bundle is incomplete, altered or of another kind
 ├── AdoptError                 an ONNX file cannot be brought to the house contract
-└── DataError                  a data set is missing, malformed or empty
+├── DataError                  a data set is missing, malformed or empty
+└── TrainingError              a training run cannot go on: it diverged, or memory or disk is full
 """
 
 
@@ -123,3 +124,7 @@ class AdoptError(SightlineError):
 
 class DataError(SightlineError):
     """A data set is missing, malformed or empty."""
+
+
+class TrainingError(SightlineError):
+    """A training run cannot go on: it diverged, or memory or disk is full."""

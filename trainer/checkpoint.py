@@ -1,7 +1,10 @@
 """A training run on disk: everything that is needed to go on as if it had never stopped."""
 
 import json
+import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,14 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stream.errors import DataError
+from stream.errors import DataError, TrainingError
 
-VERSION = 1
+VERSION = 2
+FIRST = 1
+"""Checkpoints of version 1 counted steps, not epochs: their networks are read, their runs cannot go on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """State of a run between two steps. Tensors and plain values only, so it loads with `weights_only`."""
+    """State of a run between two steps. Tensors and plain values only, so it loads with `weights_only`.
+
+    Random numbers need no state: each step's are a function of seed, process and step.
+    """
 
     recipe: dict[str, Any]
     """The recipe's keys and values, as JSON would hold them."""
@@ -26,21 +34,43 @@ class Checkpoint:
     network: dict[str, Tensor]
     """What is exported."""
     head: dict[str, Tensor] = field(default_factory=dict)
-    """What only training needs: classifiers."""
+    """What only training needs: classifiers, tables."""
     optimiser: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    """Loss scale of fp16."""
     sampler: dict[str, int] = field(default_factory=dict)
-    generator: Tensor | None = None
-    """State of the random generator that augmentation draws from."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Rows of the curves."""
+    epoch: dict[str, float] = field(default_factory=dict)
+    """Sums of the losses of the epoch that has begun, and "count"."""
+    best: dict[str, float] = field(default_factory=dict)
+    """What stands in best.pt: "epoch" and "mAP" or the losses."""
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write it whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write it whole or not at all, into a folder that is there; where the disk is full, what was there before stays."""
     new = path.with_suffix(".new")
     content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
     content["recipe"] = json.dumps(checkpoint.recipe)
-    torch.save({"version": VERSION, **content}, new)
+    with writing(path), new.open("wb") as file:
+        torch.save({"version": VERSION, **content}, file)
+        file.flush()
+        os.fsync(file.fileno())
     new.replace(path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the disk says while something of a run is written, as a `TrainingError`; half of path.new is taken away."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch wraps what the disk says while it unwinds
+        cause = error if isinstance(error, OSError) else error.__context__
+        why = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
+        path.with_suffix(".new").unlink(missing_ok=True)
+        raise TrainingError(
+            f"{path} cannot be written ({why}): make room, then the same command goes on; a checkpoint that was there is whole"
+        ) from error
 
 
 def load(path: Path) -> Checkpoint:
@@ -51,13 +81,31 @@ def load(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
         version = content.pop("version")
         content["recipe"] = json.loads(content["recipe"])
-        if version != VERSION:
-            raise DataError(f"{path} is a checkpoint of version {version}, this program reads version {VERSION}")
+        if version == FIRST:
+            content = _from_first(content)
+        elif version != VERSION:
+            raise DataError(f"{path} is a checkpoint of version {version}, this program reads up to version {VERSION}")
         return Checkpoint(**content)
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        pickle.UnpicklingError,
+    ) as error:
         raise DataError(
             f"{path} is not a checkpoint of this program or is damaged ({type(error).__name__}): train again"
         ) from error
+
+
+def _from_first(content: dict[str, Any]) -> dict[str, Any]:
+    """Weights and recipe without its length; without the state that going on would need."""
+    kept = {name: content[name] for name in ("recipe", "progress", "step", "network", "head")}
+    del kept["recipe"]["steps"]
+    return kept
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], skip: tuple[str, ...] = ()) -> None:
@@ -67,10 +115,15 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], skip: tuple[str
         name: value.shape for name, value in network.state_dict().items() if not (skip and name.startswith(skip))
     }
     missing, unknown = sorted(expected.keys() - wanted.keys()), sorted(wanted.keys() - expected.keys())
-    shapes = [name for name in expected.keys() & wanted.keys() if expected[name] != wanted[name].shape]
-    for kind, names in (("lacks", missing), ("has unknown", unknown), ("has of another shape", sorted(shapes))):
+    for kind, names in (("lacks", missing), ("has unknown", unknown)):
         if names:
             raise DataError(
                 f"the checkpoint {kind} {len(names)} of the network's {len(expected)} entries, first {names[0]}: was it trained with another recipe?"
+            )
+    for name, shape in expected.items():
+        if wanted[name].shape != shape:
+            raise DataError(
+                f"the checkpoint's {name} is {tuple(wanted[name].shape)}, expected {tuple(shape)}: "
+                "was it trained with another recipe, or on another number of people?"
             )
     network.load_state_dict(wanted, strict=not skip)

@@ -1,19 +1,37 @@
 """The training loop: one for every method. It goes on exactly where it stopped, so a run may be made of many pieces."""
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from torch import nn
 
-from stream.errors import DataError, UsageError
-from trainer import checkpoint
+from stream.errors import TrainingError, UsageError
+from trainer import checkpoint, distributed
 from trainer.checkpoint import Checkpoint
+from trainer.curves import LOSS, SCORE, draw_curves
+from trainer.events import EventFile
+from trainer.sampler import Sampler
 from trainer.task import Task
 
 SAVE_EVERY_S = 120.0
+ROWS = 500
+"""Points of a run's curves, about."""
+MAY_DIFFER = ("epochs", "root", "start", "weights")
+"""Keys of a recipe that do not matter to a run that has begun: it may be made longer, and its data may lie elsewhere."""
+
+Judge = Callable[[nn.Module, torch.device], float]
+"""(network in eval mode, device) -> mAP on people held out. Called by all processes together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +39,17 @@ class Progress:
     """What a run tells while it goes."""
 
     step: int
+    epoch: int
     progress: float
+    """Place in the schedule, 0 to 1."""
     losses: Mapping[str, float]
     """Terms, means since the last report."""
     learning_rate: float
-    samples_per_s: float
+    pictures_per_s: float
+    waiting: float
+    """Share of the time that was spent waiting for data."""
+    left_s: float
+    """Time to the end of the schedule at this pace."""
 
     @property
     def loss(self) -> float:
@@ -33,111 +57,323 @@ class Progress:
         return sum(self.losses.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of the optimiser."""
+
+    epoch: int
+    fraction: float
+    """Of the epoch that is done before it."""
+    batches: list[NDArray[np.int64]]
+    """Rows of this process's batches, whose gradients are averaged."""
+    after: dict[str, int]
+    """State of the sampler once it is done."""
+    last: bool
+    """Of its epoch."""
+
+
+def steps(sampler: Sampler, epochs: int, accumulate: int) -> Iterator[Step]:
+    """The steps that are left. All processes draw the same batches; each takes its share, and too few for all are passed over."""
+    processes = distributed.world()
+    while sampler.epoch < epochs:
+        epoch, fraction = sampler.epoch, sampler.place / len(sampler)
+        count = min(accumulate, (len(sampler) - sampler.place) // processes)
+        if not count:
+            raise UsageError(
+                f"an epoch has {len(sampler)} batches for {processes} processes: take fewer, or smaller batches"
+            )
+        drawn = [sampler.next() for _ in range(count * processes)]
+        while sampler.epoch == epoch and len(sampler) - sampler.place < processes:
+            sampler.next()
+        yield Step(epoch, fraction, drawn[distributed.rank() :: processes], sampler.state(), sampler.epoch > epoch)
+
+
+@dataclass(slots=True)
+class Means:
+    """Sums of losses over some steps."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    pictures: int = 0
+
+    def add(self, losses: Mapping[str, float], pictures: int) -> None:
+        """Those of a step."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps, self.pictures = self.steps + 1, self.pictures + pictures
+
+    def means(self) -> dict[str, float]:
+        """Per step."""
+        return {name: total / self.steps for name, total in self.sums.items()}
+
+
+class Run:
+    """A task on its way: everything that a checkpoint holds, between two steps."""
+
+    def __init__(self, task: Task, output: Path) -> None:
+        """Raises `UsageError` where output/checkpoint.pt is of another recipe, method or data."""
+        self.task, self.recipe, self.path = task, task.recipe, output / "checkpoint.pt"
+        self.device = distributed.device()
+        task.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        task.head.to(self.device)
+        self.optimiser = task.optimiser()
+        self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.recipe.precision == "fp16")
+        self._generator = torch.Generator()
+        self.step, self.rate, self.sampled = 0, 0.0, task.sampler.state()
+        self.history: list[dict[str, float]] = []
+        self.epoch = Means()
+        self.best: dict[str, float] = {}
+        if self.path.exists():
+            self._restore(checkpoint.load(self.path))
+
+    @property
+    def progress(self) -> float:
+        """Place in the schedule, 0 to 1."""
+        return min(1.0, self.epochs_done() / self.recipe.epochs)
+
+    def epochs_done(self) -> float:
+        """As `sampled` says; the sampler itself is one step ahead."""
+        length = len(self.task.sampler)
+        return self.sampled["epoch"] + min(1.0, self.sampled["place"] / length)
+
+    def take(self, step: Step, following: Step | None, flags: list[bool]) -> tuple[dict[str, float], list[bool]]:
+        """One step of the optimiser -> mean losses, and the flags that are set in any process."""
+        self.rate = self.task.learning_rate(step.epoch, step.fraction)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate * group.get("factor", 1.0)
+        self._draw_anew()
+        self.optimiser.zero_grad(set_to_none=True)
+        batches = [*step.batches, *(following.batches[:1] if following else [])]
+        found = Means()
+        for place, rows in enumerate(step.batches):
+            with torch.autocast(self.device.type, self._arithmetic(), enabled=self.recipe.precision != "fp32"):
+                terms = self.task.losses(torch.from_numpy(rows), self._generator, self.device)
+            for pictures in self.task.pictures:
+                if place + 1 < len(batches):
+                    pictures.expect(batches[place + 1])
+            losses = torch.stack(list(terms.values()))
+            told = torch.cat([losses.detach(), losses.new_tensor(flags)])
+            values = distributed.mean(told).tolist()  # waits for the forward pass, not for the backward one
+            flags = [value > 0 for value in values[len(terms) :]]
+            found.add(dict(zip(terms, values, strict=False)), len(rows))
+            self._check(found)
+            self.scaler.scale(losses.sum() / len(step.batches)).backward()  # type: ignore[no-untyped-call]
+        distributed.average_gradients(self.parameters)
+        if self.recipe.clip_norm:
+            self.scaler.unscale_(self.optimiser)
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        distributed.average_buffers(self.task.network, self.task.head)
+        self.step, self.sampled = self.step + 1, step.after
+        self.epoch.add(found.means(), found.pictures)
+        return found.means(), flags
+
+    def judged(self, judge: Judge | None) -> float | None:
+        """Ends an epoch: score on the people held out, if it was time; best.pt is written if it is the best so far."""
+        losses, self.epoch = self.epoch.means(), Means()
+        epoch = self.sampled["epoch"]
+        score = None
+        if judge is None:
+            better = losses.keys() != self.best.keys() - {"epoch"} or sum(losses.values()) < sum(
+                value for name, value in self.best.items() if name != "epoch"
+            )  # another set of terms is another scale
+            found = losses
+        else:
+            if epoch % self.recipe.val_every and epoch < self.recipe.epochs:
+                return None
+            self.task.network.eval()
+            score = judge(self.task.network, self.device)
+            better, found = score > self.best.get("mAP", -1.0), {"mAP": score}
+        if better:
+            self.best = {"epoch": float(epoch), **found}
+            self._write(self.path.with_name("best.pt"), everything=False)
+        return score
+
+    def save(self) -> None:
+        """Write checkpoint.pt; never one that holds numbers which are none."""
+        self._write(self.path, everything=True)
+
+    def _write(self, path: Path, *, everything: bool) -> None:
+        if not bool(torch.stack([p.isfinite().all() for p in self.parameters]).all()):
+            raise TrainingError(
+                f"weights are no longer finite after step {self.step}: the gradient overflowed; {path} was not written: "
+                f"take a smaller learning_rate than {self.recipe.learning_rate}, or precision = fp32"
+            )
+        if distributed.rank():
+            return
+        saved = Checkpoint(
+            recipe=self.recipe.model_dump(mode="json"),
+            progress=self.progress,
+            step=self.step,
+            network=self.task.network.state_dict(),
+            head=self.task.head.state_dict(),
+            best=self.best,
+        )
+        if everything:
+            saved.optimiser.update(self.optimiser.state_dict())
+            saved.scaler.update(self.scaler.state_dict())
+            saved.sampler.update(self.sampled)
+            saved.history.extend(self.history)
+            saved.epoch.update(self.epoch.sums, count=float(self.epoch.steps))
+        checkpoint.save(path, saved)
+
+    def _restore(self, saved: Checkpoint) -> None:
+        have, wanted = saved.recipe, self.recipe.model_dump(mode="json")
+        with suppress(ValidationError):  # keys that are newer than the checkpoint have their defaults
+            have = type(self.recipe).model_validate(have).model_dump(mode="json")
+        for key in ("method", *sorted(wanted)):
+            if key not in MAY_DIFFER and wanted[key] != have.get(key):
+                raise UsageError(
+                    f"{self.path} was trained with {key} = {have.get(key)!r}, asked is {wanted[key]!r}: "
+                    "continue it with its own recipe or name another --output"
+                )
+        if not saved.optimiser:
+            raise UsageError(
+                f"{self.path} holds weights, but no run to go on with: begin with it (--start) in another --output"
+            )
+        checkpoint.load_weights(self.task.network, saved.network)
+        checkpoint.load_weights(self.task.head, saved.head)
+        self.task.sampler.restore(saved.sampler)
+        if self.task.sampler.state() != saved.sampler:
+            raise UsageError(
+                f"{self.path} was trained on more pictures than {self.recipe.data} holds now: name another --output"
+            )
+        self.optimiser.load_state_dict(saved.optimiser)
+        self.scaler.load_state_dict(saved.scaler)
+        self.step, self.sampled, self.history, self.best = saved.step, saved.sampler, saved.history, saved.best
+        sums = dict(saved.epoch)
+        self.epoch = Means(steps=int(sums.pop("count", 0)), sums=sums)
+
+    def _draw_anew(self) -> None:
+        """Random numbers of a step are a function of seed, process and step: nothing has to be saved to go on with the same."""
+        key = np.random.SeedSequence([self.recipe.seed, distributed.rank(), self.step])
+        own, torchs = (int(word) for word in key.generate_state(2))
+        self._generator.manual_seed(own)
+        torch.manual_seed(torchs)
+
+    def _arithmetic(self) -> torch.dtype:
+        return torch.float16 if self.recipe.precision == "fp16" else torch.bfloat16
+
+    def _check(self, found: Means) -> None:
+        for name, value in found.sums.items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the loss {name} is {value} at step {self.step}: take a smaller learning_rate than "
+                    f"{self.recipe.learning_rate} or precision = fp32; {self.path} is of before, if it is there"
+                )
+
+
 def train(
     task: Task,
     output: Path,
     *,
     max_minutes: float | None = None,
+    judge: Judge | None = None,
     report: Callable[[Progress], None] = lambda _: None,
-    report_every_s: float = 10.0,
+    report_every_s: float = 1.0,
 ) -> bool:
-    """Train until the schedule ends (True) or `max_minutes` have passed (False), writing output/checkpoint.pt.
+    """Train until the schedule ends (True) or `max_minutes` have passed (False).
 
-    A checkpoint that is already there is continued: same recipe, but `epochs` may differ. On one machine the result is that of
-    an uninterrupted run, bit for bit.
+    Writes into `output`: checkpoint.pt (the last state), best.pt, log/ for TensorBoard and, in the end, curves.png. A checkpoint that
+    is already there is continued: same recipe, but for `MAY_DIFFER`. On one machine the result is that of an uninterrupted run, bit for
+    bit. Ctrl-C ends the step, saves, and is raised again then.
     """
-    recipe = task.recipe
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network, head = task.network.to(device, memory_format=torch.channels_last), task.head.to(device)  # type: ignore[call-overload]
-    optimiser, sampler = task.optimiser(), task.sampler
-    generator = torch.Generator().manual_seed(recipe.seed)
-    path = output / "checkpoint.pt"
-    step = 0
-    if path.exists():
-        saved = checkpoint.load(path)
-        step = saved.step
-        _restore(saved, task, optimiser, generator, path)
-
-    def save() -> None:
-        checkpoint.save(
-            path,
-            Checkpoint(
-                recipe=recipe.model_dump(mode="json"),
-                progress=_progress(task),
-                step=step,
-                network=network.state_dict(),
-                head=head.state_dict(),
-                optimiser=optimiser.state_dict(),
-                sampler=sampler.state(),
-                generator=generator.get_state(),
-            ),
-        )
-
-    started = reported = saved_at = time.monotonic()
-    begun = -1
-    sums: dict[str, float] = {}
-    count, samples = 0, 0
-    while sampler.epoch < recipe.epochs:
-        if sampler.epoch != begun:
-            begun = sampler.epoch
-            network.train()
-            head.train()
-            task.begin_epoch(begun)
-        rate = task.learning_rate(sampler.epoch, sampler.place / len(sampler))
-        for group in optimiser.param_groups:
-            group["lr"] = rate * group.get("factor", 1.0)
-        rows = torch.from_numpy(sampler.next())
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            terms = task.losses(rows, generator, device)
-        values = dict(zip(terms, torch.stack([*terms.values()]).tolist(), strict=True))
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise DataError(
-                    f"the {name} loss is {value} at step {step}: take a smaller learning_rate than {recipe.learning_rate}"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{output} cannot be made ({error.strerror}): name another --output") from error
+    run = Run(task, output)
+    started = reported = saved = time.monotonic()
+    begun, from_progress, waited = -1, run.progress, 0.0
+    since_report, since_row = Means(), Means()
+    row_every = max(1, len(task.sampler) * task.recipe.epochs // (ROWS * task.recipe.accumulate * distributed.world()))
+    stop = False
+    order = steps(task.sampler, task.recipe.epochs, task.recipe.accumulate)
+    upcoming = next(order, None)
+    log: EventFile | nullcontext[None] = EventFile(output / "log") if distributed.rank() == 0 else nullcontext()
+    with log as scalars, _interrupts() as interrupted, _memory_errors(run):
+        while upcoming is not None and not stop:
+            step, upcoming = upcoming, next(order, None)
+            if step.epoch != begun:
+                begun = step.epoch
+                task.network.train()
+                task.head.train()
+                task.begin_epoch(begun)
+            now = time.monotonic()
+            late = max_minutes is not None and now - started >= 60 * max_minutes
+            losses, (stop, save) = run.take(step, upcoming, [late or interrupted(), now - saved > SAVE_EVERY_S])
+            for means in (since_report, since_row):
+                means.add(losses, sum(map(len, step.batches)) * distributed.world())
+            score = run.judged(judge) if step.last else None
+            now = time.monotonic()
+            ends = stop or upcoming is None
+            if now - reported >= report_every_s or ends:
+                waiting = sum(pictures.waited_s for pictures in task.pictures)
+                done = run.progress - from_progress
+                told = Progress(
+                    step=run.step,
+                    epoch=step.epoch,
+                    progress=run.progress,
+                    losses=since_report.means(),
+                    learning_rate=run.rate,
+                    pictures_per_s=since_report.pictures / max(1e-9, now - reported),
+                    waiting=min(1.0, (waiting - waited) / max(1e-9, now - reported)),
+                    left_s=(1 - run.progress) * (now - started) / max(1e-9, done),
                 )
-        optimiser.zero_grad(set_to_none=True)
-        sum(terms.values()).backward()  # type: ignore[union-attr, no-untyped-call]
-        if recipe.clip_norm:
-            parameters = [p for group in optimiser.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
-        optimiser.step()
-        step += 1
-        sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
-        count, samples = count + 1, samples + len(rows)
-        now = time.monotonic()
-        stop = max_minutes is not None and now - started > 60 * max_minutes
-        if now - reported > report_every_s or stop or sampler.epoch >= recipe.epochs:
-            means = {name: total / count for name, total in sums.items()}
-            report(Progress(step, _progress(task), means, rate, samples / max(1e-9, now - reported)))
-            sums, count, samples, reported = {}, 0, 0, now
-        if stop:
-            break
-        if now - saved_at > SAVE_EVERY_S:
-            save()
-            saved_at = time.monotonic()
-    save()
-    return sampler.epoch >= recipe.epochs
+                report(told)
+                since_report, reported, waited = Means(), now, waiting
+            if run.step % row_every == 0 or score is not None or ends:
+                row = {"step": float(run.step), "epoch": run.epochs_done(), "rate": run.rate}
+                row |= {LOSS + name: value for name, value in since_row.means().items()}
+                row |= {} if score is None else {SCORE + "mAP": score}
+                run.history.append(row)
+                if scalars is not None:
+                    scalars.write(run.step, {k: v for k, v in row.items() if k != "step"})
+                since_row = Means()
+            if save and not ends:
+                run.save()
+                saved = time.monotonic()
+        run.save()
+    if distributed.rank() == 0:
+        with checkpoint.writing(output / "curves.png"):
+            draw_curves(output / "curves.png", run.history)
+    if interrupted():
+        raise KeyboardInterrupt
+    return upcoming is None
 
 
-def _progress(task: Task) -> float:
-    sampler = task.sampler
-    return min(1.0, (sampler.epoch + sampler.place / len(sampler)) / task.recipe.epochs)
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM came; the second one ends the program at once."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield lambda: asked
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _restore(
-    saved: Checkpoint, task: Task, optimiser: torch.optim.Optimizer, generator: torch.Generator, path: Path
-) -> None:
-    wanted, have = task.recipe.model_dump(mode="json"), saved.recipe
-    differs = sorted(key for key in wanted.keys() | have.keys() if key != "epochs" and wanted.get(key) != have.get(key))
-    if differs:
-        key = differs[0]
-        raise UsageError(
-            f"{path} was trained with {key} = {have.get(key)!r}, asked is {wanted.get(key)!r}: "
-            "continue it with its own recipe or name another --output"
-        )
-    checkpoint.load_weights(task.network, saved.network)
-    checkpoint.load_weights(task.head, saved.head)
-    optimiser.load_state_dict(saved.optimiser)
-    task.sampler.restore(saved.sampler)
-    if saved.generator is not None:
-        generator.set_state(saved.generator)
+@contextmanager
+def _memory_errors(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        recipe = run.recipe.model_dump()
+        sizes = ", ".join(f"{key} = {value}" for key, value in recipe.items() if key.startswith("batch"))
+        raise TrainingError(
+            f"the GPU's memory is full at step {run.step}: lower the batch ({sizes}) and raise accumulate = {recipe['accumulate']} by as "
+            f"much, or take precision = bf16 (now {recipe['precision']}) or a smaller input_hw = {list(recipe['input_hw'])}"
+        ) from error

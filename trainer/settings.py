@@ -50,6 +50,10 @@ class Recipe(Section):
     """Arithmetic of the network (autocast); losses, weights and the optimiser are fp32."""
     accumulate: Count = 1
     """Batches whose gradients make one step of the optimiser."""
+    val_ids: Annotated[int, Field(ge=0)] = 0
+    """So many training people are held out, and best.pt is what finds them best (mAP); 0: nobody, then the lowest loss counts."""
+    val_every: Count = 5
+    """Epochs between two looks at the people held out."""
 
 
 def recipe_type(method: str) -> type[Recipe]:

@@ -1,10 +1,12 @@
 """What a training method is to the loop."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from trainer.ahead import Ahead
 from trainer.sampler import Sampler
 from trainer.settings import Recipe
 
@@ -23,6 +25,8 @@ class Task(ABC):
     head: nn.Module
     """What only training needs: classifiers, tables, teachers. `nn.Identity()` if nothing."""
     sampler: Sampler
+    pictures: Sequence[Ahead] = ()
+    """What `losses` reads its rows from, if it can be read ahead."""
 
     @abstractmethod
     def optimiser(self) -> torch.optim.Optimizer:
