@@ -7,6 +7,7 @@ not, box, embedding. It follows Xiao et al., CVPR 2017, whose loss (OIM) it take
 On a data set of crops (CUHK03 in the paper's tables) each picture is one region and OIM the only loss: nothing is detected.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ from trainer.sampler import ShuffleSampler
 from trainer.scene_batch import SceneAugmentation, SceneBatch, clip, collate, fitted, flip, read, resized, scale_boxes
 from trainer.settings import Count, Recipe
 from trainer.task import Task
+from trainer.weights import Matched, pretrained
 
 PAPER = "Stefan et al., Deep Learning-based Person Search with Visual Attention Embedding"
 LOSSES = ("rpn_score", "rpn_box", "score", "box", "oim")
@@ -357,6 +359,21 @@ def embedder(recipe: PersonSearchRecipe) -> PersonSearch:
     return PersonSearch(recipe)
 
 
+def begin_with(network: PersonSearch, backbone: str, source: str) -> Matched:
+    """Fill stem and head with a classifier's weights: ``imagenet`` or a file with torchvision's names; the rest stays random."""
+    enums = {
+        "googlenet": models.GoogLeNet_Weights.IMAGENET1K_V1,
+        "resnet50": models.ResNet50_Weights.IMAGENET1K_V1,
+        "densenet121": models.DenseNet121_Weights.IMAGENET1K_V1,
+    }
+    parts = nn.ModuleDict({**dict(network.stem.named_children()), **dict(network.head.named_children())})
+
+    def rename(name: str) -> str:  # DenseNet's file is older than its code: norm.1 is norm1 today
+        return re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", name.removeprefix("features."))
+
+    return pretrained(source, parts, imagenet=enums[backbone], rename=rename)
+
+
 class PersonSearchTask(Task):
     """Five terms of weight 1: score and box of the proposals, score and box of the head, identity."""
 
@@ -371,6 +388,8 @@ class PersonSearchTask(Task):
         self.recipe, self._data = recipe, data
         labelled, self._labels = relabelled(data.people)
         self.network = PersonSearch(recipe)
+        if recipe.weights:
+            begin_with(self.network, recipe.backbone, recipe.weights)
         self.head = OIM(labelled, recipe.embed_dim, recipe.queue, recipe.temperature)
         self.sampler = ShuffleSampler(len(data.images), recipe.batch, recipe.seed)
 
