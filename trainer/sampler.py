@@ -57,16 +57,17 @@ class PKSampler(Sampler):
 
     Per epoch and person: the pictures are shuffled (fewer than `pictures`: that many are drawn with replacement), cut into groups,
     the remainder dropped; batches draw people without replacement and take one group of each, until too few people have any left.
+    Where the data hold fewer people than a batch takes, every batch takes them all.
     """
 
     def __init__(self, labels: Sequence[int] | NDArray[np.int64], people: int, pictures: int, seed: int) -> None:
         if people < 2 or pictures < 1:
             raise UsageError(f"a batch needs 2 people with 1 picture at least, asked are {people} with {pictures}")
-        self._people, self._pictures, self._seed = people, pictures, seed
         labels = np.asarray(labels)
         self._members = {int(pid): np.flatnonzero(labels == pid) for pid in np.unique(labels)}
-        if len(self._members) < people:
-            raise UsageError(f"a batch of {people} people needs at least as many in the data, got {len(self._members)}")
+        if len(self._members) < 2:
+            raise UsageError(f"nobody to tell apart: training needs pictures of 2 people, got {len(self._members)}")
+        self._people, self._pictures, self._seed = min(people, len(self._members)), pictures, seed
         super().__init__()
 
     def order(self, epoch: int) -> NDArray[np.int64]:
@@ -89,12 +90,12 @@ class PKSampler(Sampler):
 
 
 class ShuffleSampler(Sampler):
-    """Plain shuffling of `count` items into batches of `batch`, the remainder dropped."""
+    """Plain shuffling of `count` items into batches of `batch` (or of all there are), the remainder dropped."""
 
     def __init__(self, count: int, batch: int, seed: int) -> None:
-        if count < batch:
-            raise UsageError(f"a batch of {batch} needs at least as many samples, got {count}")
-        self._count, self._batch, self._seed = count, batch, seed
+        if count < 1:
+            raise UsageError("there is nothing to train on: the data hold no sample")
+        self._count, self._batch, self._seed = count, min(batch, count), seed
         super().__init__()
 
     def order(self, epoch: int) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ from trainer.serving import ServedEmbedder, TorchBackend
 from trainer.tracklets import LabelledTracklet
 
 SIZE_HW = (64, 32)
+OSNET = OSNetRecipe(width=0.25, input_hw=SIZE_HW)
 DESCRIBED = Described("tiny", "1", "made by a test", ("noise",), {"noise/rank1": 0.5}, synthetic_only=True)
 
 
@@ -59,7 +60,7 @@ def saved(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("checkpoints")
     for name, recipe, network in (
-        ("osnet", OSNetRecipe(input_hw=SIZE_HW), osnet.build(0.25)),
+        ("osnet", OSNET, osnet.embedder(OSNET)),
         ("detector", DetectorRecipe(input_hw=(64, 96)), detector.PersonDetector()),
     ):
         checkpoint.save(
@@ -83,7 +84,7 @@ def backend(bundle):
 
 @pytest.fixture(scope="module")
 def in_torch(saved):
-    network = osnet.build(0.25)
+    network = osnet.embedder(OSNET)
     network.load_state_dict(checkpoint.load(saved / "osnet.pt").network)
     return TorchBackend(ServedEmbedder(network))
 

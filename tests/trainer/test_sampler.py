@@ -81,11 +81,21 @@ def test_a_batch_of_one_person_is_refused():
         PKSampler(LABELS, 1, 4, seed=0)
 
 
-def test_too_few_people_are_refused_with_the_number():
-    with pytest.raises(UsageError, match=r"24 people.*got 10"):
-        PKSampler(LABELS, 24, 4, seed=0)
+def test_data_of_one_person_are_refused():
+    with pytest.raises(UsageError, match="pictures of 2 people, got 1"):
+        PKSampler(np.zeros(8, np.int64), 4, 4, seed=0)
 
 
-def test_too_few_samples_are_refused_with_the_number():
-    with pytest.raises(UsageError, match=r"batch of 16.*got 3"):
-        ShuffleSampler(3, 16, seed=0)
+def test_with_fewer_people_than_a_batch_takes_every_batch_takes_them_all():
+    order = PKSampler(LABELS, 24, 2, seed=0).order(0)
+    assert order.shape[1] == 20
+    assert all(len(np.unique(LABELS[batch])) == 10 for batch in order)
+
+
+def test_with_fewer_samples_than_a_batch_takes_every_batch_takes_them_all():
+    assert sorted(ShuffleSampler(3, 16, seed=0).next()) == [0, 1, 2]
+
+
+def test_nothing_to_sample_is_refused():
+    with pytest.raises(UsageError, match="nothing to train on"):
+        ShuffleSampler(0, 16, seed=0)

@@ -6,8 +6,8 @@ of every scale are mixed anew for every person. Light: 2,169,508 parameters with
 0.25. Structure and names of the parameters are those of torchreid, so weights interchange.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -16,17 +16,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stream.errors import UsageError
-from trainer.augment import CropAugment, normalise
+from trainer.ahead import Ahead
+from trainer.augment import Augment, CropAugment, normalise
 from trainer.data import Crops
-from trainer.losses import CosineSoftmax, batch_hard_triplet
-from trainer.sampler import PKSampler
-from trainer.schedules import cosine
+from trainer.losses import CosineSoftmax, batch_hard_triplet, smoothed_cross_entropy
+from trainer.sampler import PKSampler, ShuffleSampler
+from trainer.schedules import cosine, steps
 from trainer.settings import Count, Recipe, Share, Side, Weight
 from trainer.task import Task
+from trainer.weights import pretrained
 
 PAPER = "K. Zhou, Y. Yang, A. Cavallaro, T. Xiang, Omni-Scale Feature Learning for Person Re-Identification, ICCV 2019"
 LOSSES = ("softmax", "triplet")
-ABLATIONS: Mapping[str, Mapping[str, object]] = {}
 
 CHANNELS = (64, 256, 384, 512)
 FEATURES = 512
@@ -35,26 +36,94 @@ GATE_REDUCTION = 16
 
 
 class OSNetRecipe(Recipe):
-    """What OSNet adds."""
+    """How OSNet is built and trained; the defaults are the paper's, from scratch."""
 
     method: Literal["osnet"] = "osnet"
-    width: float = 0.25
-    input_hw: tuple[Side, Side] = (128, 64)
-    people: Annotated[int, Field(ge=0)] = 2000
-    sites: Annotated[int, Field(ge=0)] = 12
-    """Drawn sites, each with 24 people more, cut out of its cameras' pictures."""
-    epochs: Count = 33
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-3
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    clip_norm: Weight = 5.0
-    warmup: Annotated[float, Field(ge=0, lt=0.5)] = 0.02
-    """Share of the schedule over which the rate rises from 0; then it falls to 0 along a cosine."""
-    batch_people: Annotated[int, Field(ge=2)] = 24
+    input_hw: tuple[Side, Side] = (256, 128)
+    width: float = 1.0
+    """1.0, 0.75, 0.5 or 0.25 times the channels."""
+    ibn: bool = False
+    """Instance norm in the stem and in the first stage: for data sets never seen."""
+    conv: Literal["lite", "full"] = "lite"
+    fusion: Literal["unified", "separate", "stream", "fixed", "add", "concat"] = "unified"
+    """How a block's streams become one: one gate for all; a gate each; one gate that weighs a stream as a whole; weights that do not
+    depend on the picture; a plain sum; side by side."""
+    depths: Annotated[tuple[Annotated[int, Field(ge=1, le=8)], ...], Field(min_length=1, max_length=4)] = (1, 2, 3, 4)
+    """Convolutions in each stream."""
+    epochs: Count = 350
+    optimiser: Literal["sgd", "amsgrad", "adamw"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 0.065
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 5e-4
+    schedule: Literal["steps", "cosine"] = "steps"
+    milestones: tuple[int, ...] = (150, 225, 300)
+    """Epochs from which on the rate is a tenth of what it was (steps)."""
+    warmup: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Share of the schedule over which the rate rises from 0; then it falls to 0 (cosine)."""
+    freeze_epochs: Annotated[int, Field(ge=0)] = 0
+    """In the first epochs only the classifier learns: for weights that were trained before."""
+    augment: Literal["flip", "flip_erase", "flip_crop_patch", "flip_crop_erase", "flip_jitter", "drawn"] = (
+        "flip_crop_patch"
+    )
+    """``drawn``: `CropAugment`, mild, for drawn people."""
+    sampler: Literal["shuffle", "people"] = "shuffle"
+    """``people``: so many people per batch, so many pictures of each; ``shuffle``: as many pictures, anybody's."""
+    batch_people: Annotated[int, Field(ge=2)] = 16
     batch_pictures: Annotated[int, Field(ge=2)] = 4
+    softmax: Literal["linear", "cosine"] = "linear"
+    """``linear``: label-smoothed, as in the paper. ``cosine``: of angles alone; the triplet then sees unit vectors too."""
+    softmax_weight: Weight = 1.0
     softmax_scale: Annotated[float, Field(gt=0)] = 20.0
-    triplet_weight: Weight = 0.5
-    triplet_from: Share = 0.15
-    """Share of the schedule after which the triplet joins: from the first step on it collapses."""
+    """Of the cosines."""
+    triplet_weight: Weight = 0.0
+    triplet_from: Share = 0.0
+    """Share of the schedule after which the triplet joins."""
+
+
+FINE_TUNED: Mapping[str, object] = {
+    "weights": "osnet_x1_0_imagenet.pth",
+    "epochs": 150,
+    "optimiser": "amsgrad",
+    "learning_rate": 1.5e-3,
+    "milestones": (60, 120),
+    "freeze_epochs": 10,
+    "augment": "flip_erase",
+}
+"""From torchreid's ImageNet weights, which torchvision does not have: `weights` names the file."""
+SMALL: Mapping[str, object] = {"batch_people": 32, "learning_rate": 3e-3, "epochs": 180, "milestones": (80, 160)}
+"""What torchreid changes for the two narrow widths."""
+
+ABLATIONS: Mapping[str, Mapping[str, object]] = {
+    "OSNet": {},
+    "fine-tuned": FINE_TUNED,
+    "fine-tuned x0.75": {**FINE_TUNED, "width": 0.75, "weights": "osnet_x0_75_imagenet.pth"},
+    "fine-tuned x0.5": {**FINE_TUNED, **SMALL, "width": 0.5, "weights": "osnet_x0_5_imagenet.pth"},
+    "fine-tuned x0.25": {**FINE_TUNED, **SMALL, "width": 0.25, "weights": "osnet_x0_25_imagenet.pth"},
+    "fine-tuned, cosine": {**FINE_TUNED, "epochs": 250, "schedule": "cosine"},
+    "fine-tuned, softmax and triplet": {**FINE_TUNED, "triplet_weight": 1.0, "sampler": "people"},
+    "x0.75": {"width": 0.75},
+    "x0.5": {"width": 0.5},
+    "x0.25": {"width": 0.25},
+    "IBN, cross-domain": {"ibn": True, "augment": "flip_jitter"},
+    "full 3x3 convolutions": {"conv": "full"},
+    "separate gates": {"fusion": "separate"},
+    "stream-wise gate": {"fusion": "stream"},
+    "fixed gates": {"fusion": "fixed"},
+    "addition": {"fusion": "add"},
+    "concatenation": {"fusion": "concat"},
+    "T = 3": {"depths": (1, 2, 3)},
+    "T = 2": {"depths": (1, 2)},
+    "T = 1": {"depths": (1,), "fusion": "add"},
+    "four streams of depth 1": {"depths": (1, 1, 1, 1)},
+    "four streams of depth 2": {"depths": (2, 2, 2, 2)},
+    "four streams of depth 3": {"depths": (3, 3, 3, 3)},
+    "four streams of depth 4": {"depths": (4, 4, 4, 4)},
+    "192x96": {"input_hw": (192, 96)},
+    "128x64": {"input_hw": (128, 64)},
+    "64x32": {"input_hw": (64, 32)},
+    "softmax and triplet": {"triplet_weight": 1.0, "sampler": "people"},
+    "erasing instead of patches": {"augment": "flip_crop_erase"},
+}
+"""Rows of the paper's tables (its ablation is from scratch), then those of torchreid's model zoo and documentation."""
 
 
 class Conv1x1(nn.Module):
@@ -111,14 +180,27 @@ class LightConv3x3(nn.Module):
         return torch.relu(self.bn(self.conv2(self.conv1(x))))
 
 
-class ChannelGate(nn.Module):
-    """A weight in (0, 1) per channel, computed from the picture; one gate serves the four streams of a block."""
+class Conv3x3(nn.Module):
+    """An ordinary 3x3 convolution, batch norm, ReLU: what the light one is compared with."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H, W), not negative."""
+        return torch.relu(self.bn(self.conv(x)))
+
+
+class ChannelGate(nn.Module):
+    """A weight in (0, 1) per channel, computed from the picture; `outputs` 1 gives one weight for the whole stream."""
+
+    def __init__(self, channels: int, outputs: int | None = None) -> None:
         super().__init__()
         hidden = max(1, channels // GATE_REDUCTION)
         self.fc1 = nn.Conv2d(channels, hidden, 1)
-        self.fc2 = nn.Conv2d(hidden, channels, 1)
+        self.fc2 = nn.Conv2d(hidden, outputs or channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same, each channel scaled."""
@@ -126,63 +208,85 @@ class ChannelGate(nn.Module):
         return x * torch.sigmoid(self.fc2(torch.relu(self.fc1(gate))))
 
 
-class OSBlock(nn.Module):
-    """Four streams of growing depth, summed under the shared gate, inside a residual bottleneck."""
+class FixedGate(nn.Module):
+    """A learned weight in (0, 1) per channel that is the same for every picture."""
 
-    def __init__(self, inputs: int, outputs: int, *, instance_norm: bool = False) -> None:
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same, each channel scaled."""
+        return x * torch.sigmoid(self.weight)
+
+
+class OSBlock(nn.Module):
+    """Streams of several depths, fused, inside a residual bottleneck; fusions are those of `OSNetRecipe`."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        instance_norm: bool = False,
+        conv: Literal["lite", "full"] = "lite",
+        fusion: str = "unified",
+        depths: Sequence[int] = (1, 2, 3, 4),
+    ) -> None:
         super().__init__()
         mid = outputs // 4
+        unit = LightConv3x3 if conv == "lite" else Conv3x3
+        self._streams = [f"conv2{letter}" for letter, _ in zip("abcd", depths, strict=False)]
+        self._concat = fusion == "concat"
         self.conv1 = Conv1x1(inputs, mid)
-        self.conv2a = LightConv3x3(mid, mid)
-        self.conv2b = nn.Sequential(*(LightConv3x3(mid, mid) for _ in range(2)))
-        self.conv2c = nn.Sequential(*(LightConv3x3(mid, mid) for _ in range(3)))
-        self.conv2d = nn.Sequential(*(LightConv3x3(mid, mid) for _ in range(4)))
-        self.gate = ChannelGate(mid)
-        self.conv3 = Conv1x1Linear(mid, outputs)
+        for name, depth in zip(self._streams, depths, strict=True):
+            units = [unit(mid, mid) for _ in range(depth)]
+            setattr(self, name, units[0] if depth == 1 else nn.Sequential(*units))
+        self.gate = ChannelGate(mid, 1 if fusion == "stream" else mid) if fusion in ("unified", "stream") else None
+        own = {"separate": ChannelGate, "fixed": FixedGate}.get(fusion)
+        self.gates = None if own is None else nn.ModuleList(own(mid) for _ in depths)
+        self.conv3 = Conv1x1Linear(mid * len(depths) if fusion == "concat" else mid, outputs)
         self.downsample = Conv1x1Linear(inputs, outputs) if inputs != outputs else None
         self.IN = nn.InstanceNorm2d(outputs, affine=True) if instance_norm else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H, W), not negative."""
         narrow = self.conv1(x)  # (B, outputs / 4, H, W)
-        mixed = self.gate(self.conv2a(narrow))
-        for stream in (self.conv2b, self.conv2c, self.conv2d):
-            mixed = mixed + self.gate(stream(narrow))
+        streams = [getattr(self, name)(narrow) for name in self._streams]
+        if self.gate is not None:
+            streams = [self.gate(stream) for stream in streams]
+        elif self.gates is not None:
+            streams = [gate(stream) for gate, stream in zip(self.gates, streams, strict=True)]
+        mixed = torch.cat(streams, 1) if self._concat else sum(streams[1:], start=streams[0])
         out = self.conv3(mixed) + (x if self.downsample is None else self.downsample(x))
         if self.IN is not None:
             out = self.IN(out)
         return torch.relu(out)
 
 
-def _stage(inputs: int, outputs: int, *, instance_norm: bool, shrink: bool) -> nn.Sequential:
-    blocks: list[nn.Module] = [
-        OSBlock(inputs, outputs, instance_norm=instance_norm),
-        OSBlock(outputs, outputs, instance_norm=instance_norm),
-    ]
+def _stage(inputs: int, outputs: int, *, shrink: bool, **options: Any) -> nn.Sequential:
+    blocks: list[nn.Module] = [OSBlock(inputs, outputs, **options), OSBlock(outputs, outputs, **options)]
     if shrink:
         blocks.append(nn.Sequential(Conv1x1(outputs, outputs), nn.AvgPool2d(2, stride=2)))
     return nn.Sequential(*blocks)
 
 
 class OSNet(nn.Module):
-    """Normalised picture (B, 3, H, W), at least 32x16, -> vector (B, 512), not negative and not yet of unit length.
+    """Normalised picture (B, 3, H, W), at least 32x16, -> vector (B, 512), not negative and not yet of unit length."""
 
-    `classes` adds torchreid's linear classifier; `forward` does not use it (`logits` does), so that training heads of another
-    kind can stand beside the network.
-    """
-
-    def __init__(self, channels: Sequence[int] = CHANNELS, *, ibn: bool = False, classes: int | None = None) -> None:
+    def __init__(self, recipe: OSNetRecipe) -> None:
         super().__init__()
-        stem, second, third, fourth = channels
-        self.conv1 = ConvLayer(3, stem, instance_norm=ibn)
+        if recipe.width not in WIDTHS:
+            raise UsageError(f"OSNet has no width {recipe.width}: expected one of {', '.join(map(str, WIDTHS))}")
+        stem, second, third, fourth = (int(channels * recipe.width) for channels in CHANNELS)
+        blocks = {"conv": recipe.conv, "fusion": recipe.fusion, "depths": recipe.depths}
+        self.conv1 = ConvLayer(3, stem, instance_norm=recipe.ibn)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.conv2 = _stage(stem, second, instance_norm=ibn, shrink=True)
-        self.conv3 = _stage(second, third, instance_norm=False, shrink=True)
-        self.conv4 = _stage(third, fourth, instance_norm=False, shrink=False)
+        self.conv2 = _stage(stem, second, shrink=True, instance_norm=recipe.ibn, **blocks)
+        self.conv3 = _stage(second, third, shrink=True, **blocks)
+        self.conv4 = _stage(third, fourth, shrink=False, **blocks)
         self.conv5 = Conv1x1(fourth, fourth)
         self.fc = nn.Sequential(nn.Linear(fourth, FEATURES), nn.BatchNorm1d(FEATURES), nn.ReLU())
-        if classes is not None:
-            self.classifier = nn.Linear(FEATURES, classes)
         self.apply(_initialise)
 
     def featuremaps(self, x: Tensor) -> Tensor:
@@ -196,17 +300,19 @@ class OSNet(nn.Module):
         vector: Tensor = self.fc(self.featuremaps(x).mean((2, 3)))
         return vector
 
-    def logits(self, vector: Tensor) -> Tensor:
-        """(B, 512) -> (B, classes); only where the network was built with `classes`."""
-        out: Tensor = self.classifier(vector)
-        return out
 
+class LinearSoftmax(nn.Module):
+    """Label-smoothed cross-entropy over a linear classifier; its weights are named as torchreid names them."""
 
-def build(width: float = 1.0, *, ibn: bool = False, classes: int | None = None) -> OSNet:
-    """OSNet of one of the published widths (`WIDTHS`); the vector has 512 values at every width."""
-    if width not in WIDTHS:
-        raise UsageError(f"OSNet has no width {width}: expected one of {', '.join(map(str, WIDTHS))}")
-    return OSNet([int(c * width) for c in CHANNELS], ibn=ibn, classes=classes)
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(FEATURES, classes)
+        self.apply(_initialise)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """(B, 512) and (B,) -> mean loss."""
+        with torch.autocast(features.device.type, enabled=False):
+            return smoothed_cross_entropy(self.classifier(features.float()), labels)
 
 
 def _initialise(module: nn.Module) -> None:
@@ -219,10 +325,22 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-class OSNetTask(Task):
-    """How OSNet is trained here: cosine softmax, after a first share of the schedule batch-hard triplet beside it.
+def build(recipe: OSNetRecipe, classes: int) -> tuple[OSNet, nn.Module]:
+    """Network and training head, random weights."""
+    if recipe.softmax == "cosine":
+        return OSNet(recipe), CosineSoftmax(FEATURES, classes, recipe.softmax_scale)
+    return OSNet(recipe), LinearSoftmax(classes)
 
-    Plain softmax with a triplet from the first step on stood still for minutes (every distance fell to 0).
+
+def embedder(recipe: OSNetRecipe) -> OSNet:
+    """The network that serves."""
+    return OSNet(recipe)
+
+
+class OSNetTask(Task):
+    """Softmax, and batch-hard triplet beside it if asked for.
+
+    On drawn people a triplet from the first step on stood still for minutes (every distance fell to 0): there it joins later.
     """
 
     recipe: OSNetRecipe
@@ -231,46 +349,75 @@ class OSNetTask(Task):
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         people, self._labels = np.unique(data.people, return_inverse=True)
-        self._images = data.images
-        self.network = build(recipe.width)
-        self.head = CosineSoftmax(FEATURES, len(people), recipe.softmax_scale)
-        self.sampler = PKSampler(self._labels, recipe.batch_people, recipe.batch_pictures, recipe.seed)
-        self._augment = CropAugment(recipe.input_hw)
+        self._images = Ahead(data.images)
+        self.pictures = (self._images,)
+        self.network, self.head = build(recipe, len(people))
+        if recipe.weights:
+            self.matched = pretrained(recipe.weights, self.network)
+        if recipe.sampler == "people":
+            self.sampler = PKSampler(self._labels, recipe.batch_people, recipe.batch_pictures, recipe.seed)
+        else:
+            self.sampler = ShuffleSampler(len(self._labels), recipe.batch_people * recipe.batch_pictures, recipe.seed)
+        self._augment = _augment(recipe)
         self._with_triplet = False
 
     def begin_epoch(self, epoch: int) -> None:
-        """The triplet joins."""
+        """First all but the classifier is frozen, batch norms' statistics too; the triplet may join late."""
         recipe = self.recipe
+        frozen = epoch < recipe.freeze_epochs
+        self.network.requires_grad_(not frozen)
+        if frozen:
+            self.network.eval()
         self._with_triplet = recipe.triplet_weight > 0 and epoch >= recipe.triplet_from * recipe.epochs
 
     def optimiser(self) -> torch.optim.Optimizer:
-        """AdamW; norms and biases do not decay."""
+        """SGD with momentum 0.9 or AMSGrad, which decay everything, or AdamW, which spares norms and biases."""
+        recipe = self.recipe
         parameters = [*self.network.parameters(), *self.head.parameters()]
+        rate, decay = recipe.learning_rate, recipe.weight_decay
+        if recipe.optimiser == "sgd":
+            return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay, fused=True)
+        if recipe.optimiser == "amsgrad":
+            return torch.optim.Adam(
+                parameters, lr=rate, betas=(0.9, 0.999), weight_decay=decay, amsgrad=True, fused=True
+            )
         return torch.optim.AdamW(
             [
-                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.recipe.weight_decay},
+                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
                 {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
             ],
-            lr=self.recipe.learning_rate,
+            lr=rate,
             fused=True,  # the plain one takes an eighth of an OSNet step on a CPU
         )
 
     def learning_rate(self, epoch: int, fraction: float) -> float:
-        """Rises over `warmup`, then falls to 0 along half a cosine."""
-        return cosine(self.recipe.learning_rate, (epoch + fraction) / self.recipe.epochs, self.recipe.warmup)
+        """Steps by whole epochs, the frozen ones included, or half a cosine."""
+        recipe = self.recipe
+        if recipe.schedule == "steps":
+            return steps(recipe.learning_rate, epoch, recipe.milestones)
+        return cosine(recipe.learning_rate, (epoch + fraction) / recipe.epochs, recipe.warmup)
 
     def losses(self, rows: Tensor, generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
         """See `trainer.task.Task`."""
-        chosen = rows.numpy()
-        pictures = self._augment(torch.from_numpy(self._images[chosen]), generator)
+        recipe, chosen = self.recipe, rows.numpy()
+        pictures = self._augment(torch.from_numpy(self._images[chosen]).to(device), generator)
         labels = torch.from_numpy(self._labels[chosen]).to(device)
-        vectors = self.network(normalise(pictures).to(device, memory_format=torch.channels_last)).float()
-        terms: dict[str, Tensor] = {"softmax": self.head(vectors, labels)}
+        vectors = self.network(normalise(pictures).to(memory_format=torch.channels_last)).float()
+        terms: dict[str, Tensor] = {"softmax": recipe.softmax_weight * self.head(vectors, labels)}
         if self._with_triplet:
-            terms["triplet"] = self.recipe.triplet_weight * batch_hard_triplet(F.normalize(vectors), labels)
+            measured = F.normalize(vectors) if recipe.softmax == "cosine" else vectors
+            terms["triplet"] = recipe.triplet_weight * batch_hard_triplet(measured, labels)
         return terms
 
 
-def embedder(recipe: OSNetRecipe) -> nn.Module:
-    """The network that serves."""
-    return build(recipe.width)
+def _augment(recipe: OSNetRecipe) -> Callable[[Tensor, torch.Generator], Tensor]:
+    if recipe.augment == "drawn":
+        return CropAugment(recipe.input_hw)
+    chosen = {
+        "flip": Augment(recipe.input_hw),
+        "flip_erase": Augment(recipe.input_hw, erase_p=0.5),
+        "flip_crop_patch": Augment(recipe.input_hw, crop="enlarge", patch_p=0.5),
+        "flip_crop_erase": Augment(recipe.input_hw, crop="enlarge", erase_p=0.5),
+        "flip_jitter": Augment(recipe.input_hw, brightness=0.2, contrast=0.15),
+    }[recipe.augment]
+    return lambda pictures, generator: chosen(pictures, generator).pictures
