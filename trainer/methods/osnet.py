@@ -16,7 +16,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stream.errors import UsageError
-from trainer.ahead import Ahead
 from trainer.augment import Augment, CropAugment, normalise
 from trainer.data import Crops
 from trainer.losses import CosineSoftmax, batch_hard_triplet, smoothed_cross_entropy
@@ -349,8 +348,7 @@ class OSNetTask(Task):
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         people, self._labels = np.unique(data.people, return_inverse=True)
-        self._images = Ahead(data.images)
-        self.pictures = (self._images,)
+        self._images = data.images
         self.network, self.head = build(recipe, len(people))
         if recipe.weights:
             self.matched = pretrained(recipe.weights, self.network)
