@@ -1,16 +1,24 @@
 """What `sightline train` does: recipe, data, loop, with progress on a terminal and plain lines elsewhere."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import time
+import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from stream.errors import UsageError
 
+if TYPE_CHECKING:
+    from trainer.settings import Recipe
+
+SYNTHETIC = "synthetic"
 LINE_EVERY_S = 30.0
 """Between plain lines, where no terminal shows a bar."""
 
@@ -35,7 +43,7 @@ class Bar:
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
         self._task = self._progress.add_task(what, total=1.0, words="")
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> Bar:
         self._progress.start()
         return self
 
@@ -50,43 +58,120 @@ class Bar:
             self._console.print(f"{self._what}: {share:.1%} {words}")
 
 
+def overrides_of(named: Mapping[str, Any], settings: Sequence[str], *, from_scratch: bool) -> dict[str, Any]:
+    """Keys of a recipe as the command line gives them; those of `settings` (key=value) are read as TOML, else as text."""
+    overrides = {key: value for key, value in named.items() if value is not None}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting}: expected KEY=VALUE, such as --set learning_rate=1e-3")
+        try:
+            overrides[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            overrides[key.strip()] = text.strip()
+    if from_scratch and overrides.get("weights"):
+        raise UsageError(f"--from-scratch and weights = {overrides['weights']!r}: take one of them")
+    return overrides | ({"weights": ""} if from_scratch else {})
+
+
+def make_recipe(method: str, path: Path | None, overrides: Mapping[str, Any], console: Console) -> Recipe:
+    """The recipe file with what the command line says, or the method's own values.
+
+    Drawn people are small and need no photographs to begin with: without a recipe file they are trained on from scratch, at half the
+    method's size. A batch never asks for more people than are drawn.
+    """
+    from trainer.settings import make_recipe, read_recipe
+
+    if path is not None:
+        recipe = read_recipe(path, overrides)
+        if recipe.method != method:
+            raise UsageError(f"{path} is a recipe for {recipe.method}, asked is {method}")
+    else:
+        recipe = make_recipe({"method": method, **overrides}, "the command line")
+        if recipe.data == SYNTHETIC and method != "detector":
+            half = {"weights": "", "input_hw": [side // 32 * 16 for side in recipe.input_hw]}
+            recipe = make_recipe({"method": method, **half, **overrides}, "the command line")
+    wanted = getattr(recipe, "batch_people", 0)
+    if 0 < recipe.people < wanted and not recipe.sites and "batch_people" not in overrides:
+        console.print(f"batch_people = {recipe.people}: {wanted} are more than the people there are")
+        recipe = make_recipe({**recipe.model_dump(mode="json"), "batch_people": recipe.people}, "the command line")
+    return recipe
+
+
 def run_training(
     method: str,
     recipe_path: Path | None,
-    overrides: dict[str, Any],
+    overrides: Mapping[str, Any],
     output: Path,
     max_minutes: float | None,
     threads: int | None,
     console: Console,
 ) -> dict[str, Any]:
-    """Train, or go on training; returns what is reported."""
+    """Train, or go on training, as one of torchrun's processes too; returns what is reported."""
     import torch
 
-    from trainer.loop import Progress as TrainingProgress
+    from trainer import distributed
+
+    with distributed.processes():
+        first = distributed.rank() == 0
+        cores = threads or max(1, (os.cpu_count() or 1) // distributed.world())
+        torch.set_num_threads(cores)
+        told = console if first else Console(quiet=True)
+        recipe = make_recipe(method, recipe_path, overrides, told)
+        return _train(recipe, output, max_minutes, cores, told)
+
+
+def _train(recipe: Recipe, output: Path, max_minutes: float | None, cores: int, console: Console) -> dict[str, Any]:
+    import torch
+
+    from trainer import distributed
+    from trainer.loop import Progress as Now
     from trainer.loop import train
-    from trainer.settings import make_recipe, read_recipe
-    from trainer.tasks import make_task
+    from trainer.tasks import prepare
 
-    if recipe_path is None:
-        recipe = make_recipe({"method": method, **overrides}, "the command line")
-    else:
-        recipe = read_recipe(recipe_path, overrides)
-    if recipe.method != method:
-        raise UsageError(f"{recipe_path} is a recipe for {recipe.method}, asked is {method}")
-    cores = threads or os.cpu_count() or 1
-    torch.set_num_threads(cores)
-    with Bar(console, "drawing") as bar:
-        task = make_task(recipe, workers=cores, report=lambda done, of: bar.at(done / of, f"{done} of {of} shards"))
-    started = time.monotonic()
-    last: dict[str, float] = {}
-    with Bar(console, f"training {method}") as bar:
-
-        def tell(now: TrainingProgress) -> None:
-            last.update(step=now.step, progress=now.progress, loss=now.loss)
-            bar.at(now.progress, f"step {now.step}, loss {now.loss:.3f}, {now.pictures_per_s:.0f} pictures/s")
-
-        finished = train(task, output, max_minutes=max_minutes, report=tell)
     path = output / "checkpoint.pt"
+    resumed = path.exists()
+    with distributed.first_alone(), Bar(console, "drawing") as bar:
+        prepared = prepare(
+            recipe, workers=cores, report=lambda done, of: bar.at(done / of, f"{done} of {of} shards"), resumed=resumed
+        )
+    for note in prepared.notes:
+        console.print(note)
+    started = time.monotonic()
+    last: dict[str, Any] = {}
+    with Bar(console, f"training {recipe.method}") as bar:
+
+        def tell(now: Now) -> None:
+            last.update(
+                step=now.step,
+                progress=now.progress,
+                loss=now.loss,
+                losses=dict(now.losses),
+                pictures_per_s=now.pictures_per_s,
+                waiting=now.waiting,
+            )
+            terms = " + ".join(f"{name} {value:.3f}" for name, value in now.losses.items())
+            bar.at(
+                now.progress,
+                f"epoch {now.epoch + 1} of {recipe.epochs}, step {now.step}: loss {now.loss:.3f} = {terms}; {now.pictures_per_s:.0f} "
+                f"pictures/s, {now.waiting:.0%} of the time waiting for data, {duration(now.left_s)} left",
+            )
+
+        try:
+            finished = train(prepared.task, output, max_minutes=max_minutes, judge=prepared.judge, report=tell)
+        except KeyboardInterrupt:
+            if path.exists():
+                console.print(f"{path} is saved; the same command goes on")
+            raise
+    if not last:
+        console.print("nothing was left to do: for more, raise --epochs")
     console.print(f"{path}: schedule {'complete' if finished else 'not complete; the same command goes on'}")
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cores} CPU cores"
-    return {"checkpoint": str(path), "finished": finished, "seconds": time.monotonic() - started, "on": where, **last}
+    seconds = time.monotonic() - started
+    return {"checkpoint": str(path), "finished": finished, "seconds": seconds, "on": where, **last}
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min {rest:02} s"

@@ -1,31 +1,62 @@
 """Recipe -> something the loop can train: the one place that knows where every method's pictures come from."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 from stream.errors import UsageError
-from trainer import drawn
+from trainer import drawn, weights
+from trainer.ahead import Ahead
 from trainer.cache import ShardReport
 from trainer.checkpoint import load, load_weights
-from trainer.data import read_market
+from trainer.data import Crops, Scenes
+from trainer.datasets import load_reid, load_search
+from trainer.loop import Judge
 from trainer.methods import method_module
-from trainer.methods.detector import DetectorRecipe, DetectorTask
+from trainer.methods.detector import DetectorRecipe
 from trainer.settings import Recipe
 from trainer.task import Task
+from trainer.validation import crops_judge
 
-SYNTHETIC = "synthetic"
+SEARCHES = ("person-search",)
+"""Methods that learn from whole scenes with identities; all others but the detector learn from crops."""
+STORED = 1.25
+"""Pictures come so much larger than the network's input: zooming in has something to show."""
 
 
-def make_task(recipe: Recipe, *, workers: int, report: ShardReport) -> Task:
-    """The method of `recipe` with its data; drawn data that is not in the cache is drawn by `workers` processes."""
-    task = _task(recipe, workers, report)
-    if recipe.start:
-        begun = load(Path(recipe.start))
-        load_weights(task.network, begun.network)
-        if {name: w.shape for name, w in begun.head.items()} == {
-            name: w.shape for name, w in task.head.state_dict().items()
-        }:
-            load_weights(task.head, begun.head)  # the same people: their directions are known
-    return task
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A task, and what was found on the way."""
+
+    task: Task
+    judge: Judge | None = None
+    notes: Sequence[str] = field(default_factory=list)
+    """One line each, of the data set."""
+
+
+def prepare(recipe: Recipe, *, workers: int, report: ShardReport, resumed: bool = False) -> Prepared:
+    """The method of `recipe` with its data; drawn data that is not in the cache is drawn by `workers` processes.
+
+    A `resumed` run will bring its own weights: none are read.
+    """
+    data, held_out, notes = _data(recipe, workers, report)
+    pictures: list[Ahead] = [Ahead(data.images)]
+    wrapped: Crops | Scenes = replace(data, images=pictures[0])
+    if isinstance(wrapped, Crops) and wrapped.parts is not None:
+        pictures.append(Ahead(wrapped.parts))
+        wrapped = replace(wrapped, parts=pictures[1])
+    make = cast(Any, task_type(recipe.method))  # each method takes its own kind of recipe
+    with weights.left_alone() if resumed else nullcontext():
+        task: Task = make(recipe, wrapped)
+    task.pictures = pictures
+    matched = getattr(task, "matched", None)
+    if matched is not None and not resumed:
+        notes = [*notes, f"weights = {recipe.weights}: {matched}"]
+    if recipe.start and not resumed:
+        notes = [*notes, _begin(task, Path(recipe.start))]
+    return Prepared(task, None if held_out is None else crops_judge(held_out, recipe.input_hw), notes)
 
 
 def task_type(method: str) -> type[Task]:
@@ -37,14 +68,36 @@ def task_type(method: str) -> type[Task]:
     raise TypeError(f"{module.__name__} has no Task")
 
 
-def _task(recipe: Recipe, workers: int, report: ShardReport) -> Task:
+def _data(recipe: Recipe, workers: int, report: ShardReport) -> tuple[Crops | Scenes, Crops | None, Sequence[str]]:
+    """What is trained on, who is held out, and the set's notes."""
+    drawn_as = {"people": recipe.people, "seed": recipe.seed, "workers": workers, "report": report}
     if isinstance(recipe, DetectorRecipe):
-        if recipe.data != SYNTHETIC:
-            raise UsageError(f"data = {recipe.data!r}: the detector is trained on {SYNTHETIC} scenes only")
-        return DetectorTask(recipe, drawn.train_scenes(recipe.scenes, recipe.sites, recipe.seed, workers, report))
-    if recipe.data == SYNTHETIC:
-        crops = drawn.train_crops(recipe.people, recipe.sites, recipe.seed, workers, report)
-    else:
-        crops = read_market(Path(recipe.root), "train")
-    build = task_type(recipe.method)
-    return build(recipe, crops)  # type: ignore[call-arg]
+        if recipe.data != "synthetic":
+            raise UsageError(f"data = {recipe.data!r}: the detector is trained on synthetic scenes only")
+        return drawn.train_scenes(recipe.scenes, recipe.sites, recipe.seed, workers, report), None, []
+    if recipe.method in SEARCHES:
+        if recipe.val_ids:
+            raise UsageError(f"val_ids = {recipe.val_ids}: people are held out of crops only, not of whole scenes")
+        scenes = load_search(recipe.data, recipe.root, **cast(Any, drawn_as))
+        return scenes.train, None, scenes.notes
+    height, width = recipe.input_hw
+    crops = load_reid(
+        recipe.data,
+        recipe.root,
+        (round(height * STORED), round(width * STORED)),
+        sites=recipe.sites,
+        val_ids=recipe.val_ids,
+        **cast(Any, drawn_as),
+    )
+    return crops.train, crops.validation, crops.notes
+
+
+def _begin(task: Task, path: Path) -> str:
+    """Give a task the weights of another run; its head too, where it tells the same number of people apart."""
+    begun = load(path)
+    load_weights(task.network, begun.network)
+    have = {name: value.shape for name, value in task.head.state_dict().items()}
+    fits = have == {name: value.shape for name, value in begun.head.items()}
+    if fits:
+        load_weights(task.head, begun.head)
+    return f"start = {path}: network{' and head' if fits else '; the head is new, for it tells other people apart'}"
