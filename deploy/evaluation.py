@@ -1,9 +1,9 @@
-"""What `sightline evaluate` does: a bundle or a checkpoint, scored on drawn, labelled or real pictures."""
+"""What `sightline evaluate` does: training runs, checkpoints or bundles, scored on drawn, labelled or real pictures."""
 
-import csv
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,168 +12,268 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from deploy import backends
-from deploy.bundle import load_bundle
+from deploy.evaluation_footage import box_scores, on_video
+from deploy.evaluation_models import DataSet, Model, data_set, open_model
+from deploy.evaluation_tables import print_cross, print_pairs, print_rankings, print_scores, print_searches
 from deploy.training import Bar
-from ingest.clock import WallClock
-from ingest.decode import open_video
-from ingest.settings import CameraSettings
-from reid.crops import to_batch
-from stream.errors import DataError, UsageError
-from stream.model import Kind
-from trainer import checkpoint, drawn, evaluate
-from trainer.data import read_market
-from trainer.evaluate import Infers
-from trainer.metrics import BoxScore
-from trainer.serving import ServedDetector, TorchBackend, served
+from stream.errors import UsageError
+from trainer import drawn, evaluate
+from trainer.data import Crops
+from trainer.datasets import load_reid, load_search
+from trainer.datasets.table import MIX, REID, SEARCH, SYNTHETIC
+from trainer.metrics import CameraPair, Ranking
+from trainer.ranked import Tile, box_rows, crop_rows, draw_cmc, draw_ranked
+from trainer.search_metrics import SearchScore
+from trainer.searching import Searches, galleries, score_searcher
 
-U8 = NDArray[np.uint8]
-
-SILENCE_S = 10.0
-MAX_VIDEO_WIDTH = 1920
-PEOPLE_COLUMNS = ("frame", "x1", "y1", "x2", "y2", "person")
+F64 = NDArray[np.float64]
+Report = Callable[[int, int], None]
+RANKS = (1, 5, 10)
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """Anything that can be scored."""
+class Asked:
+    """How to score, beside what and on what."""
 
-    infers: Infers
-    kind: Kind
-    input_hw: tuple[int, int]
-
-
-def open_model(name: str, threads: int) -> Model:
-    """A checkpoint by its path (.pt), else a bundle by name or folder."""
-    if name.endswith(".pt"):
-        module, size_hw = served(checkpoint.load(Path(name)))
-        return Model(TorchBackend(module), "detector" if isinstance(module, ServedDetector) else "embedder", size_hw)
-    bundle = load_bundle(name)
-    return Model(backends.load(bundle, threads), bundle.card.kind, bundle.card.input_hw)
+    rerank: bool = False
+    erase_p: float = 0.0
+    pictures: Path | None = None
+    """Folder for ranked lists and CMC curves."""
+    threads: int | None = None
 
 
-def evaluate_model(
-    name: str,
-    data: str,
-    video: Path | None,
-    reference: str | None,
-    people: Path | None,
-    threads: int | None,
-    console: Console,
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One model on one data set."""
+
+    label: str
+    scores: dict[str, float]
+    """By name, each saying on what."""
+    headline: tuple[float, float] | None
+    """mAP and rank-1 (top-1 of a search); None for a detector."""
+    pairs: list[CameraPair] = field(default_factory=list)
+
+
+def evaluate_models(
+    names: Sequence[str], data: Sequence[str], roots: Sequence[Path], asked: Asked, console: Console
+) -> dict[str, Any]:
+    """Scores by name of one model; of several, a list of models with theirs. Also printed, with tables."""
+    cores = _use(asked.threads)
+    models = [open_model(name, cores) for name in names]
+    sets = _sets(data, roots) if data else _homes(models, roots)
+    if asked.pictures is not None:
+        try:
+            asked.pictures.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--pictures {asked.pictures}: no folder can be made there ({error.strerror})") from error
+    results = []
+    for model in models:
+        console.print(
+            f"[bold]{model.name}[/bold]: {model.kind} of {model.input_hw[0]}x{model.input_hw[1]}, trained on {model.trained_on}"
+        )
+        prefix = f"{Path(model.name).name}-" if len(models) > 1 else ""
+        results.append([one for each in sets for one in _score(model, each, asked, prefix, cores, console)])
+    if len(models) > 1 or len(sets) > 1:
+        print_cross(
+            console,
+            [
+                (m.name, m.trained_on, {one.label: one.headline for one in r})
+                for m, r in zip(models, results, strict=True)
+            ],
+        )
+    reports = [_report(model, result) for model, result in zip(models, results, strict=True)]
+    if len(models) > 1:
+        return {"models": reports}
+    return {**reports[0]["scores"], "camera_pairs": reports[0]["camera_pairs"]}
+
+
+def evaluate_on_video(
+    name: str, video: Path, reference: str | None, people: Path | None, threads: int | None, console: Console
 ) -> dict[str, float]:
-    """Scores by name, each saying on what; also printed."""
+    """Agreement with a reference on real footage, by name; also printed."""
+    if reference is None:
+        raise UsageError("--video needs --reference: a bundle of the same kind whose answers are compared")
+    cores = _use(threads)
+    model, other = open_model(name, cores), open_model(reference, cores)
+    if other.kind != model.kind:
+        raise UsageError(f"--reference {reference} is of kind {other.kind}, {name} of kind {model.kind}")
+    scores = on_video(model, other, reference, video, people)
+    print_scores(console, scores)
+    return scores
+
+
+def _use(threads: int | None) -> int:
     cores = threads or os.cpu_count() or 1
     torch.set_num_threads(cores)
-    model = open_model(name, cores)
-    if video is not None:
-        if reference is None:
-            raise UsageError("--video needs --reference: a bundle of the same kind whose answers are compared")
-        other = open_model(reference, cores)
-        if other.kind != model.kind:
-            raise UsageError(f"--reference {reference} is of kind {other.kind}, {name} of kind {model.kind}")
-        scores = _on_video(model, other, reference, video, people)
-    elif model.kind == "detector":
-        scores = _detector_on_drawn(model, data, cores, console)
-    else:
-        scores = _embedder(model, data, cores, console)
-    for key, value in scores.items():
-        console.print(f"{key:48} {value:.4f}")
-    return scores
+    return cores
 
 
-def _detector_on_drawn(model: Model, data: str, workers: int, console: Console) -> dict[str, float]:
-    if data != "synthetic":
-        raise UsageError(f"--data {data}: detectors are scored on synthetic scenes, or on --video")
-    scores: dict[str, float] = {}
-    for name, scenes in _drawn(drawn.test_scenes, workers, console):
-        scores |= _box_scores(f"synthetic_{name}", evaluate.score_detector(model.infers, scenes, model.input_hw))
-    return scores
+def _sets(names: Sequence[str], roots: Sequence[Path]) -> list[DataSet]:
+    """Each named set with its folder; sets that need none are passed over by `roots`."""
+    left = list(roots)
+    sets: list[DataSet] = []
+    for name in names:
+        needs = name in REID or name in SEARCH
+        if needs and not left:
+            raise UsageError(
+                f"--data {name} needs its folder: give one --root DIR for each data set, in the same order"
+            )
+        sets.append(data_set(name, str(left.pop(0)) if needs else ""))
+    if left:
+        raise UsageError(f"--root {left[0]}: there is no --data left that it could belong to")
+    labels = [each.label for each in sets]
+    if len(set(labels)) < len(labels):
+        raise UsageError(f"--data: two sets are called {max(labels, key=labels.count)}; score them one after the other")
+    return sets
 
 
-def _embedder(model: Model, data: str, workers: int, console: Console) -> dict[str, float]:
-    if data == "synthetic":
-        sets = {
-            f"synthetic_{name}": evaluate.split(crops) for name, crops in _drawn(drawn.test_crops, workers, console)
-        }
-    else:
-        sets = {Path(data).name: (read_market(Path(data), "query"), read_market(Path(data), "gallery"))}
-    scores: dict[str, float] = {}
-    for name, (query, gallery) in sets.items():
-        score = evaluate.score_embedder(model.infers, query, gallery, model.input_hw)
-        scores |= {
-            f"{name}/rank1": score.ranking.rank1,
-            f"{name}/mAP": score.ranking.mean_ap,
-            f"{name}/rank1_camera_means_removed": score.centred.rank1,
-            f"{name}/mAP_camera_means_removed": score.centred.mean_ap,
-        }
-    return scores
+def _homes(models: Sequence[Model], roots: Sequence[Path]) -> list[DataSet]:
+    """What the models were trained on; a set that lies elsewhere by now is found with --root."""
+    homes = list({model.home.label: model.home for model in models}.values())
+    if not roots:
+        return homes
+    if len(homes) != 1 or len(roots) != 1 or homes[0].name not in {*REID, *SEARCH}:
+        known = ", ".join(home.label for home in homes)
+        raise UsageError(
+            f"--root {roots[0]}: the model was trained on {known}: name the sets with --data, or one --root for it"
+        )
+    return [replace(homes[0], root=str(roots[0]))]
 
 
-def _drawn(draw: Any, workers: int, console: Console) -> Any:
-    with Bar(console, "drawing") as bar:
-        return draw(workers, lambda done, of: bar.at(done / of, f"{done} of {of} shards")).items()
-
-
-def _on_video(model: Model, other: Model, other_name: str, video: Path, people: Path | None) -> dict[str, float]:
-    frames = _frames(video)
-    on = f"{video.name}/{other_name}"
+def _score(model: Model, data: DataSet, asked: Asked, prefix: str, cores: int, console: Console) -> Iterator[Scored]:
     if model.kind == "detector":
-        score = evaluate.box_agreement(model.infers, model.input_hw, other.infers, other.input_hw, frames)
-        return _box_scores(f"agreement_{on}", score)
-    if people is None:
-        raise UsageError("an embedder on --video needs --people: a CSV of who is where in it")
-    crops, who, when = _labelled(frames, people)
-    ours, theirs = (m.infers.infer(to_batch(crops, m.input_hw))["embedding"] for m in (model, other))
-    agreement = evaluate.crop_agreement(ours, theirs, who, when)
+        yield from _detector(model, data, cores, console)
+    elif model.searches is not None and (data.name in SEARCH or data.name == SYNTHETIC):
+        yield _searcher(model.searches, data, asked, prefix, cores, console)
+    else:
+        for label, query, gallery in _crops(data, model.input_hw, cores, console):
+            yield _embedder(model, label, query, gallery, asked, prefix, console)
+
+
+def _detector(model: Model, data: DataSet, cores: int, console: Console) -> Iterator[Scored]:
+    if data.name in SEARCH:
+        sets = {data.label: load_search(data.name, data.root).test}
+    elif data.name == SYNTHETIC:
+        with _progress(console, "drawing", "shards") as report:
+            sets = {f"synthetic_{name}": scenes for name, scenes in drawn.test_scenes(cores, report).items()}
+    else:
+        raise UsageError(
+            f"--data {data.name}: detectors are scored on scenes ({SYNTHETIC}, {', '.join(SEARCH)}), or on --video"
+        )
+    for label, scenes in sets.items():
+        scores = box_scores(label, evaluate.score_detector(model.infers, scenes, model.input_hw))
+        print_scores(console, scores)
+        yield Scored(label, scores, None)
+
+
+def _crops(data: DataSet, size_hw: tuple[int, int], cores: int, console: Console) -> Iterator[tuple[str, Crops, Crops]]:
+    """Label, query and gallery; what ships is scored on two drawn sets."""
+    with _progress(console, "drawing", "shards") as report:
+        if data.name == MIX:
+            for name, crops in drawn.test_crops(cores, report).items():
+                yield (f"synthetic_{name}", *evaluate.split(crops))
+            return
+        found = load_reid(
+            data.name, data.root, size_hw, people=data.people, seed=data.seed, workers=cores, report=report
+        )
+    for note in found.notes:
+        console.print(f"{data.label}: {note}", style="dim")
+    yield data.label, found.query, found.gallery
+
+
+def _embedder(
+    model: Model, label: str, query: Crops, gallery: Crops, asked: Asked, prefix: str, console: Console
+) -> Scored:
+    with _progress(console, f"embedding {label}", "pictures") as report:
+        score = evaluate.score_embedder(
+            model.infers, query, gallery, model.input_hw, rerank=asked.rerank, erase_p=asked.erase_p, report=report
+        )
+    rankings: dict[str, Ranking] = {"": score.ranking, "_camera_means_removed": score.centred}
+    if score.reranked is not None:
+        rankings["_reranked"] = score.reranked
+    console.print(
+        f"{label}: {score.ranking.queries} queries ({score.ranking.left_out} without an answer left out), {len(gallery.people)} "
+        f"gallery pictures, {len(np.union1d(query.cameras, gallery.cameras))} cameras"
+        + (f", erased with probability {asked.erase_p}" if asked.erase_p else "")
+    )
+    print_rankings(console, rankings)
+    print_pairs(console, score.pairs)
+    if asked.pictures is not None:
+        rows = crop_rows(query, gallery, score.query_vectors, score.gallery_vectors)
+        curves = {f"{label}{ending}".replace("_", " "): ranking.cmc for ending, ranking in rankings.items()}
+        _draw(asked.pictures, f"{prefix}{label}", rows, curves, console)
+    scores = {
+        f"{label}/{name}{ending}": value
+        for ending, ranking in rankings.items()
+        for name, value in (
+            *((f"rank{k}", ranking.at(k)) for k in RANKS),
+            ("mAP", ranking.mean_ap),
+            ("mINP", ranking.mean_inp),
+        )
+    }
+    return Scored(label, scores, (score.ranking.mean_ap, score.ranking.rank1), score.pairs)
+
+
+def _searcher(model: Searches, data: DataSet, asked: Asked, prefix: str, cores: int, console: Console) -> Scored:
+    with _progress(console, "drawing", "shards") as report:
+        found = load_search(data.name, data.root, people=data.people, seed=data.seed, workers=cores, report=report)
+    for note in found.notes:
+        console.print(f"{data.label}: {note}", style="dim")
+    with _progress(console, f"searching {data.label}", "frames and queries") as report:
+        score = score_searcher(model, found, report)
+    console.print(f"{data.label}: {len(found.queries.frames)} queries, {len(found.test.xyxy)} frames")
+    by_name: dict[str, SearchScore] = {
+        f"{gallery}{ending}": one for gallery, by_rule in score.search.items() for ending, one in by_rule.items()
+    }
+    print_searches(console, {f"detection{ending}": one for ending, one in score.found.items()}, by_name)
+    first = galleries(found)[0]
+    if asked.pictures is not None:
+        _draw(asked.pictures, f"{prefix}{data.label}", box_rows(found, score.vectors, score.boxes, first), {}, console)
+    scores: dict[str, float] = {}
+    for ending, boxes in score.found.items():
+        scores |= {
+            f"{data.label}/detection{ending}/AP": boxes.average_precision,
+            f"{data.label}/detection{ending}/recall": boxes.recall,
+        }
+    for name, one in by_name.items():
+        scores[f"{data.label}/{name}/mAP"] = one.mean_ap
+        scores |= {f"{data.label}/{name}/top{k}": share for k, share in one.top.items()}
+    return Scored(data.label, scores, (by_name[first].mean_ap, by_name[first].top[1]))
+
+
+def _draw(
+    folder: Path, name: str, rows: Sequence[tuple[Tile, Sequence[Tile]]], curves: dict[str, F64], console: Console
+) -> None:
+    draw_ranked(folder / f"ranked-{name}.png", rows)
+    console.print(f"{folder / f'ranked-{name}.png'}: queries and what came first; green is right, dashed red wrong")
+    if curves:
+        draw_cmc(folder / f"cmc-{name}.png", curves)
+        console.print(f"{folder / f'cmc-{name}.png'}: CMC curves")
+
+
+def _report(model: Model, results: Sequence[Scored]) -> dict[str, Any]:
     return {
-        f"{video.name}/rank1": agreement.rank1,
-        f"{video.name}/separation": agreement.separation,
-        f"{on}/rank1": agreement.reference_rank1,
-        f"{on}/separation": agreement.reference_separation,
-        f"agreement_{on}/spearman": agreement.correlation,
+        "model": model.name,
+        "trained_on": model.trained_on,
+        "scores": {key: value for one in results for key, value in one.scores.items()},
+        "camera_pairs": {
+            one.label: [
+                {
+                    "query_camera": pair.query_camera + 1,
+                    "gallery_camera": pair.gallery_camera + 1,
+                    "queries": pair.ranking.queries,
+                    "rank1": pair.ranking.rank1,
+                    "mAP": pair.ranking.mean_ap,
+                }
+                for pair in one.pairs
+            ]
+            for one in results
+            if one.pairs
+        },
     }
 
 
-def _box_scores(on: str, score: BoxScore) -> dict[str, float]:
-    return {
-        f"{on}/AP50": score.average_precision,
-        f"{on}/recall_at_0.4": score.recall,
-        f"{on}/precision_at_0.4": score.precision,
-    }
-
-
-def _frames(video: Path) -> Iterator[U8]:
-    camera = CameraSettings(id="video", url=str(video))
-    with open_video(camera, WallClock(), SILENCE_S) as opened:
-        for picture in opened.pictures(lambda: SILENCE_S):
-            yield np.ascontiguousarray(picture.pixels(MAX_VIDEO_WIDTH)[..., ::-1])
-
-
-def _labelled(frames: Iterator[U8], people: Path) -> tuple[list[U8], NDArray[np.int64], NDArray[np.int64]]:
-    """Crops of the labelled boxes, who each shows, and in which frame."""
-    try:
-        with people.open(newline="", encoding="utf-8") as file:
-            table = csv.DictReader(file)
-            if tuple(table.fieldnames or ()) != PEOPLE_COLUMNS:
-                raise DataError(f"{people}: the first line is {table.fieldnames}, expected {','.join(PEOPLE_COLUMNS)}")
-            rows = [[int(row[column]) for column in PEOPLE_COLUMNS] for row in table]
-    except OSError as error:
-        raise DataError(f"{people} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, UnicodeDecodeError) as error:
-        raise DataError(f"{people}: expected six whole numbers per line ({','.join(PEOPLE_COLUMNS)})") from error
-    by_frame: dict[int, list[list[int]]] = {}
-    for row in rows:
-        by_frame.setdefault(row[0], []).append(row)
-    crops: list[U8] = []
-    labels: list[tuple[int, int]] = []
-    for place, frame in enumerate(frames):
-        for _, x1, y1, x2, y2, person in by_frame.pop(place, ()):
-            crop = frame[max(0, y1) : y2, max(0, x1) : x2]
-            if not crop.size:
-                raise DataError(f"{people}: the box of person {person} in frame {place} lies outside the picture")
-            crops.append(crop)
-            labels.append((person, place))
-    if by_frame:
-        raise DataError(f"{people} labels frame {min(by_frame)}, which the video does not have")
-    found = np.array(labels)
-    return crops, found[:, 0], found[:, 1]
+@contextmanager
+def _progress(console: Console, what: str, of_what: str) -> Iterator[Report]:
+    with Bar(console, what) as bar:
+        yield lambda done, of: bar.at(done / of, f"{done} of {of} {of_what}")

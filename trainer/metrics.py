@@ -93,8 +93,8 @@ def rank_rows(
         precisions.append(float(np.mean(np.arange(1, len(places) + 1) / (places + 1))))
         penalties.append(len(places) / (places[-1] + 1))
     if not firsts:
-        cameras = np.union1d(query_cameras, gallery_cameras)
-        seen = f"all pictures are of camera {cameras[0]}" if len(cameras) == 1 else "nobody is on two cameras"
+        alone = len(np.union1d(query_cameras, gallery_cameras)) == 1
+        seen = "all pictures are of one camera" if alone else "nobody is on two cameras"
         raise DataError(
             f"no query has its person on another camera in the gallery ({seen}): nothing is left after pictures of the query's own "
             "camera are taken out, as the protocol asks; at least two cameras must show someone"

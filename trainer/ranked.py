@@ -10,14 +10,22 @@ from numpy.typing import NDArray
 
 from reid.crops import to_batch
 from stream.errors import DataError
+from trainer.data import Crops
+from trainer.datasets.sets import SearchData
+from trainer.metrics import nearest
+from trainer.search_metrics import Found, ranked_boxes
+from trainer.searching import gallery_of
 
 U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 TILE_HW = (192, 96)
 FRAME, GAP, LINE = 5, 6, 16
 """Pixels: a tile's frame, the space between tiles, a line of words below."""
 RIGHT, WRONG, PAPER, INK = (26, 152, 80), (215, 48, 39), (255, 255, 255), (40, 40, 40)
+SHOWN = 10
+"""Queries of a picture, and places of each one's list."""
 DASH = 8
 """Wrong ones have a dashed frame: red and green look alike to one man in twelve."""
 
@@ -82,3 +90,51 @@ def draw_cmc(path: Path, curves: Mapping[str, F64]) -> None:
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", frameon=False)
     figure.savefig(path, dpi=100)
+
+
+def crop_rows(query: Crops, gallery: Crops, query_vectors: F32, gallery_vectors: F32) -> list[tuple[Tile, list[Tile]]]:
+    """For `draw_ranked`: some queries, evenly spread over those that have a right answer, and what is nearest to each."""
+    seen = set(zip(gallery.people.tolist(), gallery.cameras.tolist(), strict=True))
+    cameras_of: dict[int, set[int]] = {}
+    for person, camera in seen:
+        cameras_of.setdefault(person, set()).add(camera)
+    labels = list(zip(query.people.tolist(), query.cameras.tolist(), strict=True))
+    askable = [row for row, (person, camera) in enumerate(labels) if cameras_of.get(person, set()) - {camera}]
+    rows = []
+    for row in _spread(askable):
+        person, camera = labels[row]
+        similarity = gallery_vectors @ query_vectors[row]
+        first = nearest(similarity, person, camera, gallery.people, gallery.cameras, SHOWN)
+        tiles = [
+            Tile(image, f"cam {gallery.cameras[i] + 1} {similarity[i]:.2f}", bool(gallery.people[i] == person))
+            for i, image in zip(first, gallery.images[first], strict=True)
+        ]
+        rows.append((Tile(query.images[np.array([row])][0], f"{person} cam {camera + 1}"), tiles))
+    return rows
+
+
+def box_rows(data: SearchData, vectors: F32, found: Sequence[Found], gallery: str) -> list[tuple[Tile, list[Tile]]]:
+    """The same for a person search: given boxes, and the boxes that are nearest to each in one of `searching.galleries`."""
+    chosen = _spread(range(len(vectors)))
+    galleries = (one for number, one in enumerate(gallery_of(data, gallery)) if number in set(chosen))
+    lists = ranked_boxes(vectors[chosen], found, galleries, count=SHOWN)
+    rows = []
+    for number, boxes in zip(chosen, lists, strict=True):
+        query = _cut(data, int(data.queries.frames[number]), data.queries.xyxy[number])
+        tiles = [
+            Tile(_cut(data, box.frame, box.xyxy), f"frame {box.frame} {box.similarity:.2f}", box.right) for box in boxes
+        ]
+        rows.append((Tile(query, f"person {data.queries.people[number]}"), tiles))
+    return rows
+
+
+def _spread(rows: Sequence[int]) -> list[int]:
+    return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int))]
+
+
+def _cut(data: SearchData, frame: int, xyxy: F32) -> U8:
+    image = np.asarray(data.test.images[np.array([frame])][0])
+    height, width = image.shape[:2]
+    x1, y1 = np.clip(np.floor(xyxy[:2]), 0, [width - 1, height - 1]).astype(int)
+    x2, y2 = np.clip(np.ceil(xyxy[2:]), [x1 + 1, y1 + 1], [width, height]).astype(int)
+    return image[y1:y2, x1:x2]

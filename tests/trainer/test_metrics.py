@@ -34,7 +34,7 @@ def test_mean_inp_counts_how_far_the_last_picture_of_the_person_is():
     ("people", "cameras", "why"),
     [
         pytest.param([7, 9], [1, 2], "nobody is on two cameras", id="nobody walks"),
-        pytest.param([7, 9], [1, 1], "all pictures are of camera 1", id="one camera"),
+        pytest.param([7, 9], [1, 1], "all pictures are of one camera", id="one camera"),
     ],
 )
 def test_without_a_person_on_two_cameras_nothing_is_left_to_score(people, cameras, why):

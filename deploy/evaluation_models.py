@@ -1,0 +1,90 @@
+"""What `sightline evaluate` can be given: a training run, a checkpoint or a bundle, each opened as the same thing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy import backends
+from deploy.bundle import load_bundle
+from stream.errors import DataError, UsageError
+from stream.model import Kind
+from trainer import checkpoint
+from trainer.datasets.table import MIX, REID, SEARCH, SYNTHETIC
+from trainer.evaluate import Infers
+from trainer.searching import Searches
+from trainer.serving import ServedEmbedder, TorchBackend, network_of, served
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """Pictures to be scored on."""
+
+    name: str
+    """Of `trainer.datasets.table`."""
+    root: str = ""
+    people: int = 0
+    """Synthetic: the size that a training of so many people is judged at, 0: the full one."""
+    seed: int = 1
+    by_folder: bool = False
+    """Named by its folder alone."""
+
+    @property
+    def label(self) -> str:
+        """Begins the names of its scores."""
+        return Path(self.root).resolve().name if self.by_folder or self.name == "folder" else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Anything that can be scored."""
+
+    name: str
+    kind: Kind
+    input_hw: tuple[int, int]
+    infers: Infers
+    """Of a person search: crops to vectors."""
+    searches: Searches | None
+    """Of a person search."""
+    home: DataSet
+    """What it was trained on, and is scored on unless something else is asked for."""
+    trained_on: str
+
+
+def open_model(name: str, threads: int) -> Model:
+    """A training's output folder (its last checkpoint), a checkpoint.pt, else a bundle by name or folder."""
+    path = Path(name)
+    if path.is_dir() and (path / "checkpoint.pt").is_file():
+        path = path / "checkpoint.pt"
+    if path.suffix == ".pt":
+        return _checkpoint(name, path)
+    if path.is_dir() and not (path / "card.json").is_file():
+        raise DataError(f"{name} holds neither a checkpoint.pt of `sightline train` nor the card.json of a bundle")
+    bundle = load_bundle(name)
+    card = bundle.card
+    if card.kind == "person-search":
+        raise UsageError(
+            f"{name} is a bundle for person search, which is scored from its training: name the checkpoint.pt"
+        )
+    home = DataSet(SYNTHETIC if card.kind == "detector" else MIX)
+    backend = backends.load(bundle, threads)
+    return Model(name, card.kind, card.input_hw, backend, None, home, ", ".join(card.data_sets) or "unknown")
+
+
+def _checkpoint(name: str, path: Path) -> Model:
+    saved = checkpoint.load(path)
+    network, recipe = network_of(saved)
+    kinds: dict[str, Kind] = {"detector": "detector", "person-search": "person-search"}
+    kind = kinds.get(recipe.method, "embedder")
+    module = served(saved)[0] if kind == "detector" else ServedEmbedder(network)
+    backend = TorchBackend(module)  # moves the network to the GPU, if there is one
+    home = data_set(recipe.data, recipe.root, recipe.people, recipe.seed)
+    searches: Searches | None = network if kind == "person-search" else None  # type: ignore[assignment]
+    return Model(name, kind, recipe.input_hw, backend, searches, home, home.label)
+
+
+def data_set(name: str, root: str = "", people: int = 0, seed: int = 1) -> DataSet:
+    """By its name, or by its folder if that is in Market-1501's layout."""
+    if name in (SYNTHETIC, MIX):
+        return DataSet(name, "", people, seed)
+    if name not in REID and name not in SEARCH and Path(name).is_dir():
+        return DataSet("market1501", name, people, seed, by_folder=True)
+    return DataSet(name, root, people, seed)
