@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torchvision.models import efficientnet_b0
+from torchvision.models import EfficientNet_B0_Weights, efficientnet_b0
 
 from trainer.augment import Augment, normalise
 from trainer.blocks import BNNeck
@@ -27,6 +27,7 @@ from trainer.sampler import PKSampler
 from trainer.schedules import warm_steps
 from trainer.settings import Count, Recipe, Side, Weight
 from trainer.task import Task
+from trainer.weights import Matched, pretrained
 
 PAPER = "J. Lin, S. Zhang, J. Chen, X. Wu, Q. Zhou, Efficient Person Re-Identification with Multi-Scale Feature Fusion"
 LOSSES = ("ce_b", "ce_s", "triplet")
@@ -289,6 +290,9 @@ class EPRINetTask(Task):
         people, self._labels = np.unique(data.people, return_inverse=True)
         self._images = data.images
         self.network, self.head = build(recipe, len(people))
+        self.matched: Matched | None = None
+        if recipe.weights:
+            self.matched = pretrained(recipe.weights, self.network, imagenet=EfficientNet_B0_Weights.IMAGENET1K_V1)
         self.sampler = PKSampler(self._labels, recipe.batch_people, recipe.batch_pictures, recipe.seed)
         self._augment = Augment(recipe.input_hw, crop="enlarge", patch_p=0.5, erase_p=0.5)
         self._with_entropies = False
