@@ -47,7 +47,7 @@ def export_checkpoint(
         version=version,
         source=source,
         data_sets=("synthetic: drawn people of ingest.synthetic",) if synthetic else (Path(saved.recipe["data"]).name,),
-        scores=_scores(score_files),
+        scores=card_scores(score_files),
         synthetic_only=synthetic,
     )
     bundle = export(path, output, described, np.ascontiguousarray(golden), input_hw=size_hw)
@@ -55,12 +55,13 @@ def export_checkpoint(
     return {"bundle": str(output), "id": bundle.card.id, "input_hw": size_hw, "scores": bundle.card.scores}
 
 
-def _scores(files: list[Path]) -> dict[str, float]:
+def card_scores(files: list[Path]) -> dict[str, float]:
+    """The figures that `sightline evaluate --json` wrote of one model, for the card; camera pairs are not for it."""
     scores: dict[str, float] = {}
     for file in files:
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
-            scores |= {str(key): round(float(value), 4) for key, value in values.items()}
+            scores |= {str(key): round(float(value), 4) for key, value in values.items() if key != "camera_pairs"}
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise DataError(f"{file}: expected the JSON that `sightline evaluate --json` wrote") from error
+            raise DataError(f"{file}: expected the JSON that `sightline evaluate --json` wrote of one model") from error
     return scores

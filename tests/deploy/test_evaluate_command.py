@@ -9,6 +9,8 @@ import torch
 
 from deploy.bundle import write_bundle
 from deploy.cli import status_of
+from deploy.exporting import card_scores
+from stream.errors import DataError
 from tests.deploy import tiny_models
 from trainer import checkpoint
 from trainer.checkpoint import Checkpoint
@@ -81,6 +83,9 @@ def test_a_training_is_scored_on_what_it_was_trained_on_in_all_the_field_s_figur
     assert "21 gallery pictures" in said
     assert "re-ranked" in said
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"ranked-market1501.png", "cmc-market1501.png"}
+    card = card_scores([tmp_path / "scores.json"])
+    assert card["market1501/mAP"] == round(scores["market1501/mAP"], 4)
+    assert "camera_pairs" not in card
     # checkpoint and folder are the same model, and a set's name and its folder the same pictures
     again = _scores(tmp_path, osnet / "checkpoint.pt", "--data", market)
     assert again[f"{market.name}/mAP"] == scores["market1501/mAP"]
@@ -114,6 +119,8 @@ def test_models_trained_on_one_set_are_tabled_on_others(osnet, market, tmp_path,
     assert [one["trained_on"] for one in result["models"]] == ["market1501", "duke"]
     for one in result["models"]:
         assert {"market1501/rank1", "duke/rank1"} <= one["scores"].keys()
+    with pytest.raises(DataError, match="of one model"):
+        card_scores([tmp_path / "scores.json"])
     table = capsys.readouterr().out
     assert "trained on" in table
     assert "withdrawn by its owners" in table
