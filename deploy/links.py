@@ -21,6 +21,8 @@ F64 = NDArray[np.float64]
 
 PRIOR = 3.0
 """A camera's mean counts as this many tracklets of the site's mean before it has seen any: the matcher's k."""
+CHUNK = 256
+"""Crops resized and embedded at a time: thousands at once took 4 GB."""
 MOST_EXEMPLARS = 8
 """An identity's exemplars in the matcher."""
 LEAST_PAIRS = 200
@@ -86,7 +88,12 @@ def camera_means(pooled: F64, cameras: NDArray[np.int64], prior: F64) -> dict[in
 def _embed(backend: Embeds, tracklets: Sequence[LabelledTracklet]) -> list[F64]:
     """One (n, D) array per tracklet."""
     crops = [crop for tracklet in tracklets for crop in tracklet.crops]
-    flat = backend.infer(to_batch(crops, backend.card.input_hw))["embedding"].astype(np.float64)
+    flat = np.concatenate(
+        [
+            backend.infer(to_batch(crops[start : start + CHUNK], backend.card.input_hw))["embedding"].astype(np.float64)
+            for start in range(0, len(crops), CHUNK)
+        ]
+    )
     return np.split(flat, np.cumsum([len(t.crops) for t in tracklets])[:-1])
 
 
