@@ -27,6 +27,8 @@ class Task(ABC):
     sampler: Sampler
     pictures: Sequence[Ahead] = ()
     """What `losses` reads its rows from, if it can be read ahead."""
+    notes: Sequence[str] = ()
+    """What is worth saying before training, one line each: annotation that a loss misses."""
 
     @abstractmethod
     def optimiser(self) -> torch.optim.Optimizer:
