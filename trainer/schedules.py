@@ -26,14 +26,6 @@ def strong_baseline(rate: float, epoch: float, milestones: Sequence[float] = (40
     return warm_steps(rate, epoch, warmup=10, start=0.01, milestones=milestones, gamma=gamma)
 
 
-def fpb(peak: float, epoch: float) -> float:
-    """Epochs 0 to 19 from a tenth of the peak to the peak, a tenth of it from 60, a hundredth from 90.
-
-    The schedule of FPB's code and of EPRI-Net: milestones 40 and 70, counted behind a rise of 20 epochs.
-    """
-    return warm_steps(peak, epoch, warmup=19, start=0.1, milestones=(60, 90))
-
-
 def cosine(rate: float, progress: float, warmup: float = 0.0) -> float:
     """Half a cosine from `rate` to 0 over `progress` in [0, 1], behind a linear rise from 0 over its share `warmup`."""
     if progress < warmup:

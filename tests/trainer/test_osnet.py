@@ -433,10 +433,6 @@ def test_the_softmax_is_label_smoothed_on_the_vector_and_the_triplet_sees_it_as_
     [
         pytest.param({"augment": "flip", "learning_rate": 0.03}, id="from scratch"),
         pytest.param(
-            {"augment": "flip", "optimiser": "amsgrad", "learning_rate": 1.5e-3, "triplet_weight": 1.0},
-            id="amsgrad with triplet",
-        ),
-        pytest.param(
             {"softmax": "cosine", "optimiser": "adamw", "schedule": "cosine", "augment": "drawn", "sampler": "people"}
             | {"learning_rate": 2e-3, "epochs": 1000},
             id="as it ships",

@@ -10,11 +10,14 @@ def test_the_strong_baseline_follows_its_table():
     assert [schedules.strong_baseline(3.5e-4, e) for e in E] == pytest.approx(expected)
 
 
-def test_fpb_follows_its_table():
+def test_a_rise_from_a_tenth_over_twenty_epochs_follows_its_table():
+    def rate(epoch):
+        return schedules.warm_steps(3.5e-5, epoch, warmup=19, start=0.1, milestones=(60, 90))
+
     epochs, b = (0, 19, 20, 59, 60, 89, 90), 3.5e-6
     expected = (b, 10 * b, 10 * b, 10 * b, b, b, 0.1 * b)
-    assert [schedules.fpb(3.5e-5, e) for e in epochs] == pytest.approx(expected)
-    assert schedules.fpb(1.0, 7) == pytest.approx(0.1 * (1 + 9 * 7 / 19))
+    assert [rate(e) for e in epochs] == pytest.approx(expected)
+    assert rate(7) == pytest.approx(b * (1 + 9 * 7 / 19))
 
 
 def test_osnets_steps_follow_their_table():
