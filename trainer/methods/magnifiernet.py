@@ -21,17 +21,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet50_Weights
 
-from trainer.ahead import Ahead
 from trainer.augment import UNLABELLED, Augment, normalise
 from trainer.blocks import BNNeck, classifier
-from trainer.data import Crops, Pictures
+from trainer.data import Crops
 from trainer.losses import batch_hard_triplet, smoothed_cross_entropy
 from trainer.resnet_ibn import ResNetTrunk
 from trainer.sampler import PKSampler
 from trainer.schedules import strong_baseline
 from trainer.settings import Count, Recipe, Side, Weight
 from trainer.task import Task
-from trainer.weights import pretrained
+from trainer.weights import Matched, pretrained
 
 PAPER = (
     "S. Lan, Y. Liu, X. Zhou, M. Tian, X. Zhang, S. Yi, H. Li, MagnifierNet: Towards Semantic Adversary and Fusion for "
@@ -158,7 +157,7 @@ class MaskHead(nn.Module):
 
 
 def region_masks(ids: Tensor, resize: str) -> Tensor:
-    """Labels (B, 2h, 2w) int64 in 0..7 -> masks (B, 8, h, w) float32 that sum to 1 at every pixel.
+    """Labels (B, 2h, 2w) int64 in 0..7 -> masks (B, 8, h, w) float32 that sum to 1 at every pixel; `UNLABELLED` is in none.
 
     ``bilinear``: the mean of 2x2 one-hot labels, which at half the size is what bilinear interpolation gives. ``nearest``: every
     second label.
@@ -181,9 +180,9 @@ def erased_regions(strategy: str, khat: int, generator: torch.Generator) -> list
     return draw(UPPER + LOWER, khat)
 
 
-def kept_share(masks: Tensor, erased: list[int], labelled: Tensor) -> Tensor:
-    """Masks (B, 8, h, w), wiped regions, whether a picture has labels (B,) -> what is left of each pixel (B, 1, h, w) in [0, 1]."""
-    return 1 - masks[:, erased].sum(1, keepdim=True) * labelled[:, None, None, None]
+def kept_share(masks: Tensor, erased: list[int]) -> Tensor:
+    """Masks (B, 8, h, w) and wiped regions -> what is left of each pixel (B, 1, h, w) in [0, 1]; all of it where no label is."""
+    return 1 - masks[:, erased].sum(1, keepdim=True)
 
 
 class AdversarialBranch(nn.Module):
@@ -292,14 +291,14 @@ class MagnifierHead(nn.Module):
         return [classify(neck(own[:, k])) for k, (neck, classify) in enumerate(pairs)]
 
 
-def mask_loss(logits: Tensor, ids: Tensor, labelled: Tensor) -> Tensor:
+def mask_loss(logits: Tensor, ids: Tensor) -> Tensor:
     """Cross-entropy of (B, 8, h, w) against labels (B, h, w), mean per region first, then over the regions that occur (EANet).
 
-    Pictures whose `labelled` (B,) is false count for nothing; without any the loss is 0.
+    `UNLABELLED` pixels count for nothing; without any other the loss is 0.
     """
-    entropy = F.cross_entropy(logits.float(), ids, reduction="none")
+    entropy = F.cross_entropy(logits.float(), ids, reduction="none", ignore_index=UNLABELLED)
     regions = torch.arange(REGIONS, device=ids.device)[:, None, None]
-    where = ((ids[:, None] == regions) & labelled[:, None, None, None]).float()  # (B, 8, h, w)
+    where = (ids[:, None] == regions).float()  # (B, 8, h, w)
     count = where.sum((0, 2, 3))
     mean = (where * entropy[:, None]).sum((0, 2, 3)) / count.clamp_min(1)
     return mean.sum() / (count > 0).sum().clamp_min(1)
@@ -342,7 +341,7 @@ def embedder(recipe: MagnifierNetRecipe) -> MagnifierNet:
 class MagnifierNetTask(Task):
     """Training in two stages: everything but the SD loss, then everything, with the same optimiser (sections 3.4 and 4.1).
 
-    A picture without part labels has no mask loss, is never wiped, and its regions are the mask head's own.
+    Where a picture has no part labels there is no mask loss, nothing is wiped, and the regions are the mask head's own.
     """
 
     recipe: MagnifierNetRecipe
@@ -353,18 +352,21 @@ class MagnifierNetTask(Task):
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         people, self._labels = np.unique(data.people, return_inverse=True)
-        self._images = Ahead(data.images)
-        self._parts = Ahead(data.parts) if data.parts is not None and (recipe.mask or recipe.sab) else None
-        self.pictures = [ahead for ahead in (self._images, self._parts) if ahead is not None]
+        self._images = data.images
+        self._parts = data.parts if recipe.mask or recipe.sab else None
         self.network, self.head = build(recipe, len(people))
+        self.matched: Matched | None = None
         if recipe.weights:
-            matched = pretrained(recipe.weights, self.network.trunk, imagenet=ResNet50_Weights.IMAGENET1K_V1)
-            log.info("weights = %s: %s", recipe.weights, matched)
+            self.matched = pretrained(recipe.weights, self.network.trunk, imagenet=ResNet50_Weights.IMAGENET1K_V1)
         self.sampler = PKSampler(self._labels, recipe.batch_people, recipe.batch_pictures, recipe.seed)
         self._augment = Augment(recipe.input_hw, crop="pad", erase_p=0.5)
         self._sd_weight = 0.0
-        if recipe.mask or recipe.sab:
-            _report_coverage(data.parts, len(self._labels))
+        if data.parts is None and (recipe.mask or recipe.sab):
+            log.warning(
+                "no picture of %s has part labels: the mask head learns nothing and nothing is wiped; "
+                "`sightline data annotate` makes labels",
+                recipe.data,
+            )
 
     def optimiser(self) -> torch.optim.Optimizer:
         """Adam over all that is learned, biases and norms too (reid-strong-baseline)."""
@@ -396,18 +398,20 @@ class MagnifierNetTask(Task):
         parts = None if self._parts is None else torch.from_numpy(self._parts[chosen]).to(device)
         batch = self._augment(pictures, generator, parts=parts)
         people = torch.from_numpy(self._labels[chosen]).to(device)
-        ids, labelled = _label_maps(batch.parts, len(chosen), self.recipe.input_hw, device)
+        if batch.parts is None:
+            height, width = self.recipe.input_hw
+            ids = people.new_full((len(chosen), height // LABEL_STRIDE, width // LABEL_STRIDE), UNLABELLED)
+        else:
+            ids = batch.parts[:, ::LABEL_STRIDE, ::LABEL_STRIDE].long()
         erased = erased_regions(self.recipe.sab_strategy, self.recipe.khat, generator)
         x = normalise(batch.pictures).contiguous(memory_format=torch.channels_last)
-        return self.branch_losses(x, people, ids, labelled, erased)
+        return self.branch_losses(x, people, ids, erased)
 
-    def branch_losses(
-        self, x: Tensor, people: Tensor, ids: Tensor, labelled: Tensor, erased: list[int]
-    ) -> dict[str, Tensor]:
+    def branch_losses(self, x: Tensor, people: Tensor, ids: Tensor, erased: list[int]) -> dict[str, Tensor]:
         """The terms of one batch.
 
-        `x` (B, 3, H, W) normalised, `people` (B,) class numbers, `ids` (B, H/8, W/8) int64 labels in 0..7, `labelled` (B,) bool
-        whether they mean anything, `erased` the regions that SAB does not get to see.
+        `x` (B, 3, H, W) normalised, `people` (B,) class numbers, `ids` (B, H/8, W/8) int64 labels in 0..7 or `UNLABELLED`,
+        `erased` the regions that SAB does not get to see.
         """
         recipe, network, head = self.recipe, self.network, self.head
         shallow, deep = network.maps(x)
@@ -417,14 +421,14 @@ class MagnifierNetTask(Task):
         terms["global_id"] = smoothed_cross_entropy(head.whole(network.neck(feature)), people)
         terms["global_triplet"] = batch_hard_triplet(feature, people)
 
+        known = ids
         if network.mask is not None:
             logits = network.mask(deep)
-            terms["mask"] = recipe.mask_weight * mask_loss(logits, ids, labelled)
-            ids = torch.where(labelled[:, None, None], ids, logits.detach().argmax(1))
-        masks = region_masks(ids, recipe.mask_resize)
+            terms["mask"] = recipe.mask_weight * mask_loss(logits, ids)
+            known = torch.where(ids == UNLABELLED, logits.detach().argmax(1), ids)
 
         if network.sab is not None and head.sab is not None:
-            keep = kept_share(masks, erased, labelled)
+            keep = kept_share(region_masks(ids, recipe.mask_resize), erased)
             weight = keep.mean().sigmoid() if recipe.use_beta else 1.0
             feature = network.sab(shallow, keep)
             terms["sab_id"] = weight * smoothed_cross_entropy(head.sab(network.sab.neck(feature)), people)
@@ -432,6 +436,7 @@ class MagnifierNetTask(Task):
                 terms["sab_triplet"] = weight * batch_hard_triplet(feature, people)
 
         if network.sfb is not None and head.sfb is not None:
+            masks = region_masks(known, recipe.mask_resize)
             regions = network.sfb.pool(shallow, masks)
             with torch.autocast(x.device.type, enabled=False):  # eight small steps; not every device has them in bf16
                 feature, own = network.sfb.fuse(regions)
@@ -443,31 +448,3 @@ class MagnifierNetTask(Task):
             if self._sd_weight:
                 terms["sd"] = self._sd_weight * semantic_diversity(regions)
         return terms
-
-
-def _label_maps(
-    parts: Tensor | None, count: int, input_hw: tuple[int, int], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Augmented labels (B, H, W) uint8 -> (B, H/8, W/8) int64 by every eighth pixel, 0 where there is no label, and (B,) bool."""
-    if parts is None:
-        shape = (count, input_hw[0] // LABEL_STRIDE, input_hw[1] // LABEL_STRIDE)
-        return torch.zeros(shape, dtype=torch.int64, device=device), torch.zeros(count, dtype=torch.bool, device=device)
-    ids = parts[:, ::LABEL_STRIDE, ::LABEL_STRIDE].long()
-    labelled = ids[:, 0, 0] != UNLABELLED
-    return torch.where(labelled[:, None, None], ids, 0), labelled
-
-
-def _report_coverage(parts: Pictures | None, count: int) -> None:
-    """Log how many pictures have part labels, where not all do."""
-    have = 0
-    if parts is not None:
-        for start in range(0, count, 256):
-            chunk = parts[np.arange(start, min(start + 256, count))]
-            have += int((chunk[:, 0, 0] != UNLABELLED).sum())
-    if have < count:
-        log.warning(
-            "%d of %d pictures have part labels; the others have no mask loss and nothing of them is wiped: "
-            "`sightline data annotate` makes labels",
-            have,
-            count,
-        )
