@@ -96,7 +96,7 @@ def export(
 
 
 def to_onnx(module: Served, size_hw: tuple[int, int]) -> bytes:
-    """The served network as a graph of dynamic batch, without the exporter's notes (they hold paths of this machine)."""
+    """The served network as a graph of dynamic batch."""
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts
@@ -110,6 +110,11 @@ def to_onnx(module: Served, size_hw: tuple[int, int]) -> bytes:
             dynamic_shapes={"images": {0: batch}},
             verbose=False,
         )
+    return without_notes(program)
+
+
+def without_notes(program: torch.onnx.ONNXProgram | None) -> bytes:
+    """What torch exported as a checked file, without the exporter's notes (they hold paths of this machine)."""
     if program is None:
         raise BundleError("torch exported no graph: use the versions of torch and onnxscript in constraints.txt")
     model = onnx.load_from_string(program.model_proto.SerializeToString())

@@ -30,7 +30,7 @@ def _recipe(**values):
         "backbone": "googlenet",
         "weights": "",
         "input_hw": (64, 96),
-        "anchor_sizes": (16, 32, 64),
+        "anchor_sizes": (225, 450, 900),
         "rois": 4,
         "queue": 6,
     }
@@ -173,6 +173,11 @@ def test_nine_anchors_stand_on_every_cell_of_a_padded_scene(backbone):
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
     assert (centres[9] - centres[0]).tolist() == [16, 0]
     assert (centres[-9] - centres[0]).tolist() == [1488, 912]
+
+
+def test_anchors_shrink_with_the_scene():
+    assert PersonSearchRecipe().anchors == (128, 256, 512)
+    assert PersonSearchRecipe(input_hw=(450, 750)).anchors == _recipe(input_hw=(256, 384)).anchors == (64, 128, 256)
 
 
 def test_googlenet_takes_pictures_as_torchvisions_does():

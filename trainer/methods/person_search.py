@@ -69,7 +69,7 @@ class PersonSearchRecipe(Recipe):
     """An affine map of its own moves each region's map (Jaderberg et al., NeurIPS 2015)."""
     rpn_variant: Literal["torchvision", "caffe"] = "torchvision"
     anchor_sizes: tuple[Count, Count, Count] = (128, 256, 512)
-    """Square roots of the anchors' areas, in pixels of the scaled scene."""
+    """Square roots of the anchors' areas, in pixels of a scene whose short side is 900; they shrink and grow with `input_hw`."""
     max_proposals_test: Count = 300
     roi_op: Literal["align", "pool"] = "align"
     rois: Annotated[int, Field(ge=4)] = 128
@@ -90,6 +90,12 @@ class PersonSearchRecipe(Recipe):
     def frozen_stem(self) -> bool:
         """Whether the stem keeps its statistics and first filters."""
         return self.stem == "frozen" or (self.stem == "auto" and bool(self.weights or self.start))
+
+    @property
+    def anchors(self) -> tuple[int, int, int]:
+        """`anchor_sizes` in pixels of the scaled scene."""
+        small, middle, large = (max(1, round(size * self.input_hw[0] / 900)) for size in self.anchor_sizes)
+        return small, middle, large
 
 
 ABLATIONS: Mapping[str, Mapping[str, object]] = {
@@ -219,10 +225,10 @@ class PersonSearch(nn.Module):
 
     def __init__(self, recipe: PersonSearchRecipe) -> None:
         super().__init__()
-        self._recipe = recipe
+        self.recipe = recipe
         self._shared = recipe.attention_scope == "shared" or recipe.attention == "none"
         self.stem, self.head, channels, size = trunk(recipe.backbone)
-        self.proposals = proposal_network(channels, recipe.rpn_variant, recipe.anchor_sizes, recipe.max_proposals_test)
+        self.proposals = proposal_network(channels, recipe.rpn_variant, recipe.anchors, recipe.max_proposals_test)
         self.transformer = SpatialTransformer(channels) if recipe.spatial_transformer else nn.Identity()
         self.attention = attention(recipe.attention, channels)
         self.score = nn.Linear(size, 2)
@@ -240,7 +246,7 @@ class PersonSearch(nn.Module):
             module.requires_grad_(False)
 
     def _frozen_norms(self) -> list[nn.Module]:
-        parts = [self.stem] * self._recipe.frozen_stem + [self.head] * (self._recipe.head_bn == "frozen")
+        parts = [self.stem] * self.recipe.frozen_stem + [self.head] * (self.recipe.head_bn == "frozen")
         return [module for part in parts for module in part.modules() if isinstance(module, nn.BatchNorm2d)]
 
     def train(self, mode: bool = True) -> "PersonSearch":
@@ -253,7 +259,7 @@ class PersonSearch(nn.Module):
     def maps(self, planes: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised (B, 3, H, W), sides multiples of 32 -> float32 maps at stride 16: where people are, and who they are."""
         plain = self.stem(planes).float()
-        if self._recipe.attention_place == "roi":
+        if self.recipe.attention_place == "roi":
             return plain, plain
         masked = self.attention(plain).float()
         return (masked if self._shared else plain), masked
@@ -261,13 +267,13 @@ class PersonSearch(nn.Module):
     def regions(self, maps: tuple[Tensor, Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Boxes (n, 4) per picture -> (N, C, 14, 14) twice: for score and box, and for the embedding."""
         seen = self.transformer(self._pooled(maps[0], boxes))
-        if self._recipe.attention_place == "roi":
+        if self.recipe.attention_place == "roi":
             masked = self.attention(seen)
             return (masked if self._shared else seen), masked
         return seen, seen if self._shared else self.transformer(self._pooled(maps[1], boxes))
 
     def _pooled(self, maps: Tensor, boxes: list[Tensor]) -> Tensor:
-        if self._recipe.roi_op == "pool":
+        if self.recipe.roi_op == "pool":
             pooled: Tensor = ops.roi_pool(maps, boxes, REGION, 1 / STRIDE)
         else:
             pooled = ops.roi_align(maps, boxes, REGION, 1 / STRIDE, sampling_ratio=2, aligned=True)
@@ -341,7 +347,7 @@ class PersonSearch(nn.Module):
         return vectors
 
     def _read(self, image: U8) -> SceneBatch:
-        return read([image], self._recipe.input_hw, self.score.weight.device)
+        return read([image], self.recipe.input_hw, self.score.weight.device)
 
 
 def build(recipe: PersonSearchRecipe, classes: int) -> nn.ModuleDict:
@@ -389,7 +395,7 @@ class PersonSearchTask(Task):
         labelled, self._labels = relabelled(data.people)
         self.network = PersonSearch(recipe)
         if recipe.weights:
-            begin_with(self.network, recipe.backbone, recipe.weights)
+            self.matched = begin_with(self.network, recipe.backbone, recipe.weights)
         self.head = OIM(labelled, recipe.embed_dim, recipe.queue, recipe.temperature)
         self.sampler = ShuffleSampler(len(data.images), recipe.batch, recipe.seed)
 
