@@ -34,16 +34,20 @@ def rerank_rows(query: F32, gallery: F32, *, k1: int = K1, k2: int = K2, weight:
             f"re-ranking takes k1 >= 1, k2 in [1, k1 + 1] and a weight in [0, 1], got {k1}, {k2}, {weight}"
         )
     vectors = np.concatenate([query, gallery]).astype(np.float32, copy=False)
-    neighbours, furthest = _neighbours(vectors, min(k1, len(vectors) - 1))
-    encodings = _encode(vectors, neighbours, furthest, k1)
-    if k2 > 1:
-        encodings = _among(neighbours[:, :k2]) @ encodings * np.float32(1 / min(k2, neighbours.shape[1]))
-    asked, listed = encodings[: len(query)].tocsr(), encodings[len(query) :].tocsc()
-    for start in range(0, len(query), CHUNK):
-        rows = np.arange(start, min(start + CHUNK, len(query)))
+    k = min(k1, len(vectors) - 1)
+    neighbours, furthest = np.empty((len(vectors), k + 1), np.int64), np.empty(len(vectors), np.float32)
+    for rows in _chunks(len(vectors)):
+        neighbours[rows], furthest[rows] = nearest(vectors, rows, k)
+    encoded = encode(vectors, neighbours, furthest, k1, k2)
+    asked, listed = encoded[: len(query)].tocsr(), encoded[len(query) :].tocsc()
+    for rows in _chunks(len(query)):
         old = _distances(query[rows], gallery) / furthest[rows, None]
-        new = np.stack([_jaccard(asked, int(row), listed) for row in rows])
-        yield ((1 - weight) * new + weight * old).astype(np.float32)
+        yield ((1 - weight) * jaccard(asked, rows, listed) + weight * old).astype(np.float32)
+
+
+def _chunks(count: int) -> Iterator[I64]:
+    for start in range(0, count, CHUNK):
+        yield np.arange(start, min(start + CHUNK, count))
 
 
 def _distances(a: F32, b: F32) -> F32:
@@ -52,26 +56,23 @@ def _distances(a: F32, b: F32) -> F32:
     return np.maximum(2 - 2 * products, 0)
 
 
-def _neighbours(vectors: F32, k: int) -> tuple[I64, F32]:
-    """Each of N vectors' k + 1 nearest, itself first (N, k + 1), and the distance of its furthest (N,)."""
-    size = len(vectors)
-    nearest, furthest = np.empty((size, k + 1), np.int64), np.empty(size, np.float32)
-    blocks = size // BLOCK
-    for start in range(0, size, CHUNK):
-        rows = np.arange(start, min(start + CHUNK, size))
-        distances = _distances(vectors[rows], vectors)
-        furthest[rows] = distances.max(1)
-        distances[np.arange(len(rows)), rows] = -1  # before its twins
-        if blocks > k:
-            # the k + 1 smallest of block minima are k + 1 distances, so none further than they is wanted: a fifth of argpartition's time
-            minima = distances[:, : blocks * BLOCK].reshape(len(rows), BLOCK, blocks).min(1)
-            limit = np.partition(minima, k, axis=1)[:, k]
-        else:
-            limit = np.full(len(rows), np.inf, np.float32)
-        for row, line in enumerate(distances):
-            near = np.flatnonzero(line <= limit[row])
-            nearest[start + row] = near[np.argsort(line[near], kind="stable")[: k + 1]]
-    return nearest, np.maximum(furthest, np.float32(1e-12))
+def nearest(vectors: F32, rows: I64, k: int) -> tuple[I64, F32]:
+    """The k + 1 nearest among N vectors of each of `rows` (n,), itself first (n, k + 1), and the distance of the furthest (n,)."""
+    distances = _distances(vectors[rows], vectors)
+    furthest = np.maximum(distances.max(1), np.float32(1e-12))
+    distances[np.arange(len(rows)), rows] = -1  # before its twins
+    blocks = len(vectors) // BLOCK
+    if blocks > k:
+        # the k + 1 smallest of block minima are k + 1 distances, so none further than they is wanted: a fifth of argpartition's time
+        minima = distances[:, : blocks * BLOCK].reshape(len(rows), BLOCK, blocks).min(1)
+        limit = np.partition(minima, k, axis=1)[:, k]
+    else:
+        limit = np.full(len(rows), np.inf, np.float32)
+    found = np.empty((len(rows), k + 1), np.int64)
+    for place, line in enumerate(distances):
+        near = np.flatnonzero(line <= limit[place])
+        found[place] = near[np.argsort(line[near], kind="stable")[: k + 1]]
+    return found, furthest
 
 
 def _among(neighbours: I64) -> sparse.csr_matrix:
@@ -87,8 +88,9 @@ def _mutual(neighbours: I64) -> sparse.csr_matrix:
     return both
 
 
-def _encode(vectors: F32, neighbours: I64, furthest: F32, k1: int) -> sparse.csr_matrix:
-    """(N, N): each picture as a distribution over its mutual neighbours, the nearer the heavier (equations 3 to 7)."""
+def encode(vectors: F32, neighbours: I64, furthest: F32, k1: int, k2: int) -> sparse.csr_matrix:
+    """(N, N): each picture as a distribution over its mutual neighbours, the nearer the heavier (equations 3 to 7), then the mean
+    of its first `k2` neighbours' ones (equation 11)."""
     half = round(k1 / 2)  # half to even, as numpy's around in the authors' program
     mutual, close = _mutual(neighbours), _mutual(neighbours[:, : half + 1])
     # a mutual neighbour brings its own close ones along where more than two thirds of them are mutual neighbours already
@@ -102,18 +104,23 @@ def _encode(vectors: F32, neighbours: I64, furthest: F32, k1: int) -> sparse.csr
         distances = np.maximum(2 - 2 * (vectors[encoded.indices[part]] @ vectors[row]), 0) / furthest[row]
         weights = np.exp(-distances)
         encoded.data[part] = weights / weights.sum()
-    return encoded
+    if k2 == 1:
+        return encoded
+    around: sparse.csr_matrix = _among(neighbours[:, :k2]) @ encoded
+    return around * np.float32(1 / min(k2, neighbours.shape[1]))
 
 
-def _jaccard(asked: sparse.csr_matrix, row: int, listed: sparse.csc_matrix) -> F32:
-    """Jaccard distance of one query's distribution to each of G others (G,) (equations 9 and 10)."""
-    part = slice(asked.indptr[row], asked.indptr[row + 1])
-    columns, weights = asked.indices[part], asked.data[part]
-    starts, ends = listed.indptr[columns], listed.indptr[columns + 1]
-    counts = ends - starts
-    ours = np.repeat(weights, counts)
-    places = np.arange(counts.sum()) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
-    shared = np.bincount(listed.indices[places], np.minimum(ours, listed.data[places]), minlength=listed.shape[0])
-    shared = np.minimum(shared, 1)
-    distances: F32 = (1 - shared / (2 - shared)).astype(np.float32)
-    return distances
+def jaccard(asked: sparse.csr_matrix, rows: I64, listed: sparse.csc_matrix) -> F32:
+    """Jaccard distances of the distributions `rows` (n,) of one matrix to all G of another (n, G) (equations 9 and 10)."""
+    out = np.empty((len(rows), listed.shape[0]), np.float32)
+    for place, row in enumerate(rows):
+        part = slice(asked.indptr[row], asked.indptr[row + 1])
+        columns, weights = asked.indices[part], asked.data[part]
+        starts, ends = listed.indptr[columns], listed.indptr[columns + 1]
+        counts = ends - starts
+        ours = np.repeat(weights, counts)
+        places = np.arange(counts.sum()) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
+        shared = np.bincount(listed.indices[places], np.minimum(ours, listed.data[places]), minlength=listed.shape[0])
+        shared = np.minimum(shared, 1)
+        out[place] = 1 - shared / (2 - shared)
+    return out
