@@ -1,0 +1,82 @@
+"""What `sightline methods` does: every method and ablation with its paper, cost and command, counted from its recipe."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from trainer.costs import CLASSES, cost
+from trainer.methods import METHODS, method_module
+from trainer.settings import make_recipe
+
+DATA = {"detector": "synthetic", "person-search": "prw"}
+"""What a method is shown with; all others with Market-1501."""
+FULL = "as published"
+"""Name of a method's own values; the detector is nobody's."""
+
+
+def describe(method: str) -> list[dict[str, Any]]:
+    """One row per variant of a method: its own values first, then the rows of its paper's ablations."""
+    module = method_module(method)
+    rows = []
+    for variant, keys in [(FULL, {}), *module.ABLATIONS.items()]:
+        recipe = make_recipe({"method": method, **keys}, f"{method}, {variant}")
+        counted = cost(recipe)
+        rows.append(
+            {
+                "method": method,
+                "variant": variant,
+                "paper": module.PAPER,
+                "embedding": counted.embedding,
+                "input_hw": recipe.input_hw,
+                "parameters": counted.parameters,
+                "training_parameters": counted.training_parameters,
+                "multiply_adds": counted.multiply_adds,
+                "losses": module.LOSSES,
+                "command": command(method, variant, keys),
+            }
+        )
+    return rows
+
+
+def command(method: str, variant: str, keys: Mapping[str, object]) -> str:
+    """The command line that trains a variant."""
+    data = DATA.get(method, "market1501")
+    words = ["sightline", "train", method, "--data", data, *([] if data == "synthetic" else ["--root", "DIR"])]
+    for key, value in keys.items():
+        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    name = "-".join("".join(c if c.isalnum() or c == "." else " " for c in variant.lower()).split())
+    return shlex.join([*words, "--output", f"runs/{method}" + ("" if variant == FULL else f"-{name}")])
+
+
+def list_methods(methods: list[str], console: Console) -> list[dict[str, Any]]:
+    """Print a table per method; returns all rows."""
+    found = []
+    for method in methods or list(METHODS):
+        rows = describe(method)
+        found += rows
+        first = rows[0]
+        console.print(f"[bold]{method}[/bold]  {first['paper']}")
+        console.print(f"losses: {', '.join(first['losses'])}")
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("variant", no_wrap=True)
+        for name in ("embedding", "input", "parameters", f"with {CLASSES} people", "multiply-adds"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(
+                row["variant"],
+                str(row["embedding"] or "-"),
+                "x".join(map(str, row["input_hw"])),
+                f"{row['parameters']:,}",
+                f"{row['training_parameters']:,}",
+                f"{row['multiply_adds'] / 1e9:.4g} G",
+            )
+        console.print(table)
+        console.print("to train one of them:")
+        for row in rows:
+            console.print(f"  {row['command']}", markup=False)
+        console.print()
+    return found

@@ -1,0 +1,84 @@
+"""What a method's network weighs and costs, counted on torch's meta device: no memory, no arithmetic, no weights."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainer.methods import method_module
+from trainer.settings import Recipe
+
+CLASSES = 751
+"""People of Market-1501's training set: with so many the papers count the parameters of training."""
+COUNTED = ("convolution", "addmm", "mm")
+"""Convolutions and linear layers (recurrent ones too); products of two feature maps, as in attention, are not counted."""
+CELL = 32
+"""Sides of a scene are padded to multiples of it."""
+REGION_HW = (14, 14)
+"""Size of the map of a region in a scene."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of a recipe's network at its input size, batch 1."""
+
+    embedding: int | None
+    """Values; None: it gives none."""
+    parameters: int
+    """Of the network that serves."""
+    training_parameters: int
+    """With the training head for `CLASSES` people."""
+    multiply_adds: int
+    """Of one picture; of person search one scene with all its proposals."""
+
+
+def cost(recipe: Recipe) -> Cost:
+    """Count it."""
+    module = method_module(recipe.method)
+    with torch.device("meta"), torch.no_grad():
+        network = module.embedder(recipe).eval()
+        built = module.build(recipe, CLASSES) if hasattr(module, "build") else network
+        parts = built if isinstance(built, tuple) else (built,)
+        trained = {id(p): p.numel() for part in parts for p in part.parameters()}
+        work, out = _scene(network, recipe) if hasattr(network, "proposals") else _picture(network, recipe)
+        return Cost(
+            embedding=out.shape[1] if isinstance(out, torch.Tensor) else None,
+            parameters=sum(p.numel() for p in network.parameters()),
+            training_parameters=sum(trained.values()),
+            multiply_adds=work,
+        )
+
+
+def _picture(network: nn.Module, recipe: Recipe) -> tuple[int, Any]:
+    return _counted(network, torch.empty(1, 3, *recipe.input_hw))
+
+
+def _scene(network: Any, recipe: Any) -> tuple[int, Any]:
+    """Trunk and proposals once; what is done to a region, as often as there are proposals."""
+    scene = torch.empty(1, 3, *(-(-side // CELL) * CELL for side in recipe.input_hw))
+    trunk, maps = _counted(network.maps, scene)
+    proposals, _ = _counted(network.proposals.head, [maps[0]])
+    region = maps[0].new_empty(1, maps[0].shape[1], *REGION_HW)
+    per_region, out = _counted(lambda x: _region(network, recipe, x), region)
+    return trunk + proposals + recipe.max_proposals_test * per_region, out
+
+
+def _region(network: Any, recipe: Any, region: torch.Tensor) -> torch.Tensor:
+    moved = network.transformer(region)
+    masked = network.attention(moved) if recipe.attention_place == "roi" else moved
+    first, second = network.vectors((masked if recipe.attention_scope == "shared" else moved, masked))
+    network.score(first)
+    network.box(first)
+    out: torch.Tensor = network.identity(second)
+    return out
+
+
+def _counted(forward: Any, *inputs: Any) -> tuple[int, Any]:
+    """Multiply-adds of a call, and what it gave."""
+    with FlopCounterMode(display=False) as counter:
+        out = forward(*inputs)
+    by_operator = counter.get_flop_counts()["Global"]
+    flops = sum(count for operator, count in by_operator.items() if str(operator).split(".")[-1] in COUNTED)
+    return flops // 2, out
