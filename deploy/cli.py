@@ -27,9 +27,9 @@ SERVING = ("demo", "run", "ingest", "perceive", "match", "bench")
 VERBS = {
     "Run": ("demo", "run", "ingest", "perceive", "match", "events"),
     "Look": ("doctor", "plan", "status", "bench"),
-    "Models": ("adopt", "train", "evaluate", "export"),
+    "Models": ("adopt", "data", "methods", "train", "evaluate", "export"),
 }
-"""Every verb is the function of its name in ``deploy/commands/<verb>.py``; panels as `--help` shows them."""
+"""Every verb is the function, or the group of verbs, of its name in ``deploy/commands/<verb>.py``; panels as `--help` shows them."""
 
 
 def app() -> typer.Typer:
@@ -44,8 +44,11 @@ def app() -> typer.Typer:
     cli.callback(help="Links people across cameras, live. To see it: [bold]sightline demo[/bold]")(_options)
     for panel, verbs in VERBS.items():
         for verb in verbs:
-            module = importlib.import_module(f"deploy.commands.{verb}")
-            cli.command(verb, rich_help_panel=panel)(getattr(module, verb))
+            command = getattr(importlib.import_module(f"deploy.commands.{verb}"), verb)
+            if isinstance(command, typer.Typer):  # a verb with verbs of its own
+                cli.add_typer(command, name=verb, rich_help_panel=panel)
+            else:
+                cli.command(verb, rich_help_panel=panel)(command)
     return cli
 
 

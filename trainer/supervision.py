@@ -54,16 +54,16 @@ class PartFiles:
     """Part labels as `Pictures`: labels[rows] -> (n, h, w) uint8, brought to one size without mixing labels."""
 
     def __init__(self, paths: Sequence[Path | None], size_hw: tuple[int, int]) -> None:
-        self._paths, self._size_hw = paths, size_hw
+        self.paths, self._size_hw = paths, size_hw
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.paths)
 
     def __getitem__(self, rows: I64, /) -> U8:
         batch = np.full((len(rows), *self._size_hw), UNKNOWN, np.uint8)
 
         def fill(place: int) -> None:
-            path = self._paths[int(rows[place])]
+            path = self.paths[int(rows[place])]
             labels = read_parts(path) if path else None
             if labels is not None:
                 batch[place] = cv2.resize(labels, self._size_hw[::-1], interpolation=cv2.INTER_NEAREST)
@@ -74,7 +74,7 @@ class PartFiles:
 
     def covered(self) -> int:
         """How many pictures have labels."""
-        return sum(path is not None for path in self._paths)
+        return sum(path is not None for path in self.paths)
 
 
 def find(root: Path, source: Source, size_hw: tuple[int, int]) -> Supervision:
@@ -85,28 +85,39 @@ def find(root: Path, source: Source, size_hw: tuple[int, int]) -> Supervision:
         joints = np.full((len(source.names), 17, 3), np.nan, np.float32)
 
         def fill(row: int) -> None:
-            path = _beside(root / KEYPOINTS, source.names[row], ".npy")
+            path = joints_file(root, source.names[row])
             found = read_joints(path) if path else None
             if found is not None:
                 height, width = source.size_hw(row)
                 joints[row] = found / np.array([width, height, 1], np.float32)
             elif path:
-                bad.append(f"{path}: not (17, 3) float numbers")
+                bad.append(str(path))
 
         for _ in workers().map(fill, range(len(source.names))):
             pass
-    folders = [(root / SEGMENTATION, ".npy"), (root.parent / f"{root.name}{EANET}", ".png")]
-    folders += [(folder, ".png") for folder in sorted(root.glob(f"*{EANET}"))]
-    folders = [(folder, ending) for folder, ending in folders if folder.is_dir()]
+    folders = part_folders(root)
     if folders:
-        paths: list[Path | None] = []
-        for name in source.names:
-            found_at = [path for folder, ending in folders if (path := _beside(folder, name, ending))]
-            usable = next((path for path in found_at if _is_parts(path)), None)
-            bad.extend(f"{path}: not (h, w) uint8 part labels" for path in found_at if usable is None)
-            paths.append(usable)
-        parts = PartFiles(paths, size_hw)
+        paths = [parts_file(folders, name) for name in source.names]
+        bad += [str(path) for path in paths if path and is_labelled(path) is None]
+        parts = PartFiles([path if path and is_labelled(path) else None for path in paths], size_hw)
     return Supervision(joints, parts, sorted(bad))
+
+
+def joints_file(root: Path, name: str) -> Path | None:
+    """Where the joints of the picture `name` are, if there is a file."""
+    return _beside(root / KEYPOINTS, name, ".npy")
+
+
+def part_folders(root: Path) -> list[tuple[Path, str]]:
+    """Folders with part labels, ours first, each with the ending of its files."""
+    eanet = [root.parent / f"{root.name}{EANET}", *sorted(root.glob(f"*{EANET}"))]
+    every = [(root / SEGMENTATION, ".npy"), *((folder, ".png") for folder in eanet)]
+    return [(folder, ending) for folder, ending in every if folder.is_dir()]
+
+
+def parts_file(folders: Sequence[tuple[Path, str]], name: str) -> Path | None:
+    """Where the part labels of the picture `name` are, if there is a file in one of `part_folders`."""
+    return next((path for folder, ending in folders if (path := _beside(folder, name, ending))), None)
 
 
 def pickles(root: Path) -> list[str]:
@@ -142,16 +153,17 @@ def _array(path: Path) -> NDArray[np.generic] | None:
         return None
 
 
-def _is_parts(path: Path) -> bool:
-    """By the header alone: a data set has tens of thousands of these files."""
+def is_labelled(path: Path) -> bool | None:
+    """Whether a file of part labels holds any, None if it is malformed; by its head alone: there are tens of thousands of them."""
     try:
         if path.suffix != ".npy":
             with path.open("rb") as file:
-                return file.read(8) == b"\x89PNG\r\n\x1a\n"
+                return file.read(8) == b"\x89PNG\r\n\x1a\n" or None
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
-        return False
-    return bool(mapped.ndim == 2 and mapped.dtype == np.uint8 and mapped.size and mapped[0, 0] != UNKNOWN)
+        return None
+    sound = mapped.ndim == 2 and mapped.dtype == np.uint8 and mapped.size > 0
+    return bool(mapped[0, 0] != UNKNOWN) if sound else None
 
 
 def _beside(folder: Path, name: str, ending: str) -> Path | None:

@@ -57,7 +57,15 @@ def test_three_folders_of_named_pictures_are_read(tmp_path, name, below, names):
     assert data.query.names[0].startswith("query/0003_c1")
     assert data.train.joints is None
     assert data.train.parts is None
-    assert any("Thumbs.db" in note for note in data.notes)
+    assert not any("Thumbs.db" in note for note in data.notes)
+
+
+def test_a_picture_that_is_named_otherwise_is_left_out_and_said(tmp_path):
+    trees.market(tmp_path)
+    trees.picture(tmp_path / "query" / "holiday.jpg", 1, 1)
+    data = load_reid("market1501", tmp_path, SIZE)
+    assert len(data.query.people) == 4
+    assert any("holiday.jpg" in note and "query" in note for note in data.notes)
 
 
 def test_the_withdrawn_set_says_so_first(tmp_path):
@@ -193,7 +201,7 @@ def test_an_unknown_name_gets_the_nearest(tmp_path, name, words):
 
 
 def test_a_set_of_files_needs_a_root():
-    with pytest.raises(UsageError, match="--root names it"):
+    with pytest.raises(UsageError, match="market1501 is read from a folder: name it"):
         load_reid("market1501")
 
 

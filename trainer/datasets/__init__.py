@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,15 +50,17 @@ def load_reid(
         UsageError: no such set, or one of scenes.
         DataError: the folder lacks something, or holds nobody.
     """
+    if sites and name != MIX:
+        raise UsageError(f"sites = {sites}: {MIX} alone draws sites besides, data is {name}")
     if name == SYNTHETIC:
         data = synthetic.reid(people, seed, size_hw, workers, report)
     elif name == MIX:
         data = _mix(people, sites, seed, size_hw, workers, report)
     else:
         if name not in REID:
-            raise UsageError(_unknown(name, REID_NAMES, SEARCH_NAMES, "whole scenes", "crops of people"))
+            raise UsageError(unknown(name, REID_NAMES, SEARCH_NAMES, "whole scenes", "crops of people"))
         known = REID[name]
-        data = _opened(known.read(_folder(name, root)), size_hw)
+        data = opened(known.read(folder_of(name, root)), size_hw)
         if known.warning:
             data.notes.insert(0, known.warning)
         if people:
@@ -81,20 +84,22 @@ def load_search(
     if name == SYNTHETIC:
         return synthetic.search(people, seed, workers, report)
     if name not in SEARCH:
-        raise UsageError(_unknown(name, SEARCH_NAMES, REID_NAMES, "crops of people", "whole scenes"))
-    found = SEARCH[name].read(_folder(name, root))
+        raise UsageError(unknown(name, SEARCH_NAMES, REID_NAMES, "crops of people", "whole scenes"))
+    found = SEARCH[name].read(folder_of(name, root))
     data = found.data
     train, identities = relabelled(data.train, people) if people else (data.train, data.identities)
-    return replace(data, train=train, identities=identities, notes=[*data.notes, *found.problems])
+    return replace(data, train=train, identities=identities, notes=[*data.notes, *map(str, found.problems)])
 
 
-def _folder(name: str, root: str | Path) -> Path:
+def folder_of(name: str, root: str | Path) -> Path:
+    """The folder that the user named for a set of files; UsageError without one."""
     if not os.fspath(root):
-        raise UsageError(f"{name} is read from a folder: --root names it")
+        raise UsageError(f"{name} is read from a folder: name it (--root, or behind the set's name)")
     return Path(root).expanduser()
 
 
-def _unknown(name: str, names: tuple[str, ...], others: tuple[str, ...], other_kind: str, kind: str) -> str:
+def unknown(name: str, names: Sequence[str], others: Sequence[str] = (), other_kind: str = "", kind: str = "") -> str:
+    """What to say of a `name` that is none of `names`; `others` are known names of another kind."""
     if name in others:
         return f"data set {name} is one of {other_kind}, this needs {kind}: {', '.join(names)}"
     near = difflib.get_close_matches(name, names, 2, 0.5)
@@ -103,9 +108,9 @@ def _unknown(name: str, names: tuple[str, ...], others: tuple[str, ...], other_k
     )
 
 
-def _opened(listing: Listing, size_hw: tuple[int, int]) -> ReidData:
+def opened(listing: Listing, size_hw: tuple[int, int]) -> ReidData:
     """The listing with its pictures and annotations; train people become 0 to P-1 in order."""
-    notes = [*listing.notes, *listing.problems]
+    notes = [*listing.notes, *map(str, listing.problems)]
 
     def crops(split: Listed, what: str) -> Crops:
         found = supervision.find(listing.root, split.source, size_hw)

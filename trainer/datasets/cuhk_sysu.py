@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stream.errors import DataError
 from trainer.data import UNLABELLED, Scenes
-from trainer.datasets.listing import SearchListing, find_root, numbers, padded, read_mat, several, text
+from trainer.datasets.listing import Finding, SearchListing, find_root, numbers, padded, read_mat, several, text
 from trainer.datasets.pictures import AsTheyAre, Files
 from trainer.datasets.search import relabelled
 from trainer.datasets.sets import ALL_FRAMES, Gallery, Queries, SearchData
@@ -32,7 +32,7 @@ def read_cuhk_sysu(root: Path) -> SearchListing:
     numbered from 1 in the order of the queries, training people in the order of Train.mat.
     """
     root = find_root(root, ["CUHK-SYSU", "cuhk_sysu", "dataset"], NEEDED, "CUHK-SYSU")
-    problems: list[str] = []
+    problems: list[Finding] = []
     boxes = _boxes(root / "annotation" / "Images.mat", problems)
     pool = {text(cell) for cell in read_mat(root / "annotation" / "pool.mat", "pool").ravel()}
     train_names, test_names = (
@@ -66,7 +66,7 @@ def read_cuhk_sysu(root: Path) -> SearchListing:
     return SearchListing(data, problems)
 
 
-def _boxes(path: Path, problems: list[str]) -> Boxes:
+def _boxes(path: Path, problems: list[Finding]) -> Boxes:
     found: Boxes = {}
     flat: list[str] = []
     for item in read_mat(path, "Img").ravel():
@@ -82,7 +82,7 @@ def _boxes(path: Path, problems: list[str]) -> Boxes:
     return found
 
 
-def _there(root: Path, names: list[str], problems: list[str]) -> list[str]:
+def _there(root: Path, names: list[str], problems: list[Finding]) -> list[str]:
     there = [name for name in names if (root / PICTURES / name).is_file()]
     problems += several(sorted(set(names) - set(there)), f"pictures of Images.mat are not in {PICTURES}")
     if not there:

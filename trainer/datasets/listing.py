@@ -1,6 +1,6 @@
 """What a reader finds in a data set's folders before any picture is opened."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,20 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 SHOWN = 3
 """Examples in a line that tells of many files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that does not fit; `names` are the files or people that it is true of, all of them."""
+
+    what: str
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.names:
+            return self.what
+        shown = ", ".join(self.names[:SHOWN]) + (", ..." if len(self.names) > SHOWN else "")
+        return f"{len(self.names)} {self.what}: {shown}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +55,7 @@ class Listing:
     junk: int = 0
     """Pictures of nobody in particular (-1), which are left out."""
     notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    problems: list[Finding] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +63,7 @@ class SearchListing:
     """A data set of scenes, and what is odd about its files."""
 
     data: SearchData
-    problems: list[str] = field(default_factory=list)
+    problems: list[Finding] = field(default_factory=list)
 
 
 def find_root(root: Path, names: Sequence[str], needed: Sequence[str], title: str) -> Path:
@@ -72,12 +86,10 @@ def listed(root: Path, rows: Sequence[tuple[str, int, int]], what: str) -> Liste
     return Listed(Files(root, names), np.array(people, np.int64), np.array(cameras, np.int64))
 
 
-def several(names: Sequence[str], what: str) -> list[str]:
-    """One line that counts `names` and shows the first; none for none."""
-    if not names:
-        return []
-    shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-    return [f"{len(names)} {what}: {shown}"]
+def several(names: Iterable[str], what: str) -> list[Finding]:
+    """One finding for all `names`; none for none."""
+    every = tuple(names)
+    return [Finding(what, every)] if every else []
 
 
 def read_mat(path: Path, *keys: str) -> NDArray[Any]:

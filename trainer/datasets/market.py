@@ -22,13 +22,15 @@ def read_market(root: Path, folders: Sequence[str], title: str) -> Listing:
         odd: list[str] = []
         for path in sorted((root / folder).iterdir()):
             match = NAME.match(path.name)
-            if path.suffix.lower() not in ENDINGS or not match:
+            if path.suffix.lower() not in ENDINGS:
+                continue
+            if not match:
                 odd.append(path.name)
             elif int(match[1]) < 0:
                 junk += 1
             else:
                 rows.append((f"{folder}/{path.name}", int(match[1]), int(match[2]) - 1))
-        problems += several(odd, f"files in {folder} are not named PERSON_cCAMERA and left out")
+        problems += several(odd, f"pictures in {folder} are not named PERSON_cCAMERA and left out")
         splits.append(listed(root, rows, folder))
     train, query, gallery = splits
     return Listing(root, train, query, gallery, junk, problems=problems)
@@ -63,7 +65,7 @@ def read_folder(root: Path) -> Listing:
         _listed_or_none(root, query),
         _listed_or_none(root, gallery),
         notes=notes,
-        problems=several(odd, "files are not named CAMERA_*.jpg in a person's folder and left out"),
+        problems=several(odd, "pictures are not named CAMERA_*.jpg in a person's folder and left out"),
     )
 
 
@@ -74,7 +76,9 @@ def _people(root: Path, folder: Path, cameras: dict[str, int], odd: list[str]) -
         for path in sorted(home.iterdir()):
             camera, underscore, _ = path.name.partition("_")
             name = path.relative_to(root).as_posix()
-            if path.suffix.lower() in ENDINGS and underscore and camera:
+            if path.suffix.lower() not in ENDINGS:
+                continue
+            if underscore and camera:
                 rows.append((name, person, cameras.setdefault(camera, len(cameras))))
             else:
                 odd.append(name)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stream.errors import DataError
-from trainer.datasets.listing import Listing, find_root, listed, several
+from trainer.datasets.listing import Finding, Listing, find_root, listed, several
 
 LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 FOLDERS = {"MSMT17_V1": ("train", "test"), "MSMT17_V2": ("mask_train_v2", "mask_test_v2")}
@@ -22,7 +22,7 @@ def read_msmt17(root: Path, *, with_val: bool) -> Listing:
     )
     if not folders:
         raise DataError(f"{root}: neither train and test (V1) nor mask_train_v2 and mask_test_v2 (V2) are there")
-    problems: list[str] = []
+    problems: list[Finding] = []
     train = _rows(root, "list_train.txt", folders[0], problems)
     if with_val:
         train += _rows(root, "list_val.txt", folders[0], problems)
@@ -37,7 +37,7 @@ def read_msmt17(root: Path, *, with_val: bool) -> Listing:
     )
 
 
-def _rows(root: Path, name: str, folder: str, problems: list[str]) -> list[tuple[str, int, int]]:
+def _rows(root: Path, name: str, folder: str, problems: list[Finding]) -> list[tuple[str, int, int]]:
     rows, missing = [], []
     try:
         lines = (root / name).read_text(encoding="utf-8").splitlines()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from stream.errors import DataError
 from trainer.data import UNLABELLED, Scenes
-from trainer.datasets.listing import SearchListing, find_root, padded, read_mat, several, text
+from trainer.datasets.listing import Finding, SearchListing, find_root, padded, read_mat, several, text
 from trainer.datasets.pictures import AsTheyAre, Files
 from trainer.datasets.search import all_frames, relabelled
 from trainer.datasets.sets import ALL_FRAMES, Queries, SearchData
@@ -23,7 +23,7 @@ CAMERA = re.compile(r"c(\d)")
 def read_prw(root: Path) -> SearchListing:
     """Train, test and queries. Boxes' corners below 0 become 0; id -2 is a person whom nobody named."""
     root = find_root(root, ["PRW-v16.04.20", "PRW", "prw"], NEEDED, "PRW")
-    problems: list[str] = []
+    problems: list[Finding] = []
     train, identities = relabelled(_frames(root, "train", problems))
     test = _frames(root, "test", problems)
     row_of = {name: row for row, name in enumerate(test.names or [])}
@@ -32,7 +32,7 @@ def read_prw(root: Path) -> SearchListing:
     return SearchListing(data, problems)
 
 
-def _frames(root: Path, split: str, problems: list[str]) -> Scenes:
+def _frames(root: Path, split: str, problems: list[Finding]) -> Scenes:
     index = read_mat(root / f"frame_{split}.mat", f"img_index_{split}")
     names = [f"frames/{text(cell)}.jpg" for cell in index.ravel()]
     there = [name for name in names if (root / name).is_file()]
@@ -63,7 +63,7 @@ def _annotation(path: Path) -> NDArray[np.float64]:
     return rows.astype(np.float64)
 
 
-def _queries(path: Path, row_of: dict[str, int], problems: list[str]) -> Queries:
+def _queries(path: Path, row_of: dict[str, int], problems: list[Finding]) -> Queries:
     """Lines of pid x y w h frame."""
     frames, boxes, people, missing = [], [], [], []
     try:
