@@ -13,6 +13,7 @@ from trainer.cache import ShardReport
 from trainer.checkpoint import load, load_weights
 from trainer.data import Crops, Scenes
 from trainer.datasets import load_reid, load_search
+from trainer.datasets.table import REID
 from trainer.loop import Judge
 from trainer.methods import method_module
 from trainer.methods.detector import DetectorRecipe
@@ -21,7 +22,7 @@ from trainer.task import Task
 from trainer.validation import crops_judge
 
 SEARCHES = ("person-search",)
-"""Methods that learn from whole scenes with identities; all others but the detector learn from crops."""
+"""Methods that learn from whole scenes with identities, or from a data set of crops; all others but the detector from crops alone."""
 STORED = 1.25
 """Pictures come so much larger than the network's input: zooming in has something to show."""
 
@@ -75,7 +76,7 @@ def _data(recipe: Recipe, workers: int, report: ShardReport) -> tuple[Crops | Sc
         if recipe.data != "synthetic":
             raise UsageError(f"data = {recipe.data!r}: the detector is trained on synthetic scenes only")
         return drawn.train_scenes(recipe.scenes, recipe.sites, recipe.seed, workers, report), None, []
-    if recipe.method in SEARCHES:
+    if recipe.method in SEARCHES and recipe.data not in REID:
         if recipe.val_ids:
             raise UsageError(f"val_ids = {recipe.val_ids}: people are held out of crops only, not of whole scenes")
         scenes = load_search(recipe.data, recipe.root, **cast(Any, drawn_as))
