@@ -197,6 +197,10 @@ def _embedder(
         + (f", erased with probability {asked.erase_p}" if asked.erase_p else "")
     )
     print_rankings(console, rankings)
+    if asked.rerank:
+        console.print(
+            "re-ranking takes squared Euclidean distances in float32; programs that square again give other figures"
+        )
     print_pairs(console, score.pairs)
     if asked.pictures is not None:
         rows = crop_rows(query, gallery, score.query_vectors, score.gallery_vectors)

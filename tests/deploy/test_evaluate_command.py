@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from clips import write_clip
 
+from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.bundle import write_bundle
 from deploy.cli import status_of
 from deploy.exporting import card_scores
@@ -91,24 +93,34 @@ def test_a_training_is_scored_on_what_it_was_trained_on_in_all_the_field_s_figur
     assert again[f"{market.name}/mAP"] == scores["market1501/mAP"]
 
 
-def test_colours_find_their_people_and_erasing_is_told(tmp_path, market, capsys):
-    bundle = tmp_path / "colours"
-    golden = tiny_models.pictures(2)
-    model = tiny_models.embedder()
-    card = tiny_models.embedder_card()
-    expected = _infer(model, card, golden)
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """A bundle that tells people apart by their mean colour."""
+    bundle, golden = tmp_path_factory.mktemp("colours"), tiny_models.pictures(2)
+    model, card = tiny_models.embedder(), tiny_models.embedder_card()
+    expected = OnnxRuntimeBackend(model, card).infer(golden)["embedding"]
     write_bundle(bundle, model, card, {"inputs": golden, "embedding": expected}, tiny_models.links())
-    scores = _scores(tmp_path, bundle, "--data", "market1501", "--root", market)
+    return bundle
+
+
+def test_colours_find_their_people_and_erasing_is_told(colours, tmp_path, market, capsys):
+    scores = _scores(tmp_path, colours, "--data", "market1501", "--root", market)
     assert scores["market1501/rank1"] > 0.8
-    erased = _scores(tmp_path, bundle, "--data", "market1501", "--root", market, "--erase", "1")
+    erased = _scores(tmp_path, colours, "--data", "market1501", "--root", market, "--erase", "1")
     assert erased["market1501/mAP"] < scores["market1501/mAP"]
     assert "erased with probability 1.0" in capsys.readouterr().out
 
 
-def _infer(model, card, pictures):
-    from deploy.backends.onnxruntime import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend(model, card).infer(pictures)["embedding"]
+def test_an_embedder_is_compared_with_another_on_footage(colours, tmp_path):
+    # the red square of the clip is person 1, the grey wall is person 2
+    clip = write_clip(tmp_path / "clip.mp4", frames=40)
+    lines = ["frame,x1,y1,x2,y2,person"]
+    for frame in (0, 19, 39):
+        lines += [f"{frame},{frame * 4},120,{frame * 4 + 40},180,1", f"{frame},250,190,290,240,2"]
+    (tmp_path / "people.csv").write_text("\n".join(lines))
+    scores = _scores(tmp_path, colours, "--video", clip, "--reference", colours, "--people", tmp_path / "people.csv")
+    assert scores["clip.mp4/rank1"] == scores["clip.mp4/separation"] == 1
+    assert scores[f"agreement_clip.mp4/{colours}/spearman"] == pytest.approx(1)
 
 
 def test_models_trained_on_one_set_are_tabled_on_others(osnet, market, tmp_path, capsys):
@@ -126,7 +138,7 @@ def test_models_trained_on_one_set_are_tabled_on_others(osnet, market, tmp_path,
     assert "withdrawn by its owners" in table
 
 
-@pytest.mark.parametrize("method", ["eprinet"])
+@pytest.mark.parametrize("method", ["eprinet", "magnifiernet", "mgre"])
 def test_a_checkpoint_of_any_method_is_scored(method, market, tmp_path):
     run = _run(tmp_path / "run", method, input_hw=[64, 32], data="market1501", root=str(market))
     assert 0 <= _scores(tmp_path, run)["market1501/mAP"] <= 1

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from trainer.data import Crops, Scenes
-from trainer.evaluate import box_agreement, crop_agreement, score_detector, score_embedder, split
+from trainer.evaluate import box_agreement, crop_agreement, embed, score_detector, score_embedder, split
 
 
 class MeanColour:
@@ -38,6 +38,29 @@ def test_an_embedder_is_scored_across_cameras_and_without_their_means():
     score = score_embedder(MeanColour(), query, gallery, (8, 4))
     assert score.ranking.rank1 == 0
     assert score.centred.rank1 == 1
+
+
+def test_erasing_wipes_the_same_pictures_out_each_time_and_about_as_many_as_asked():
+    crops = _crops([(0, 0, 255)] * 200, [1] * 200, [1] * 200)
+    clean = embed(MeanColour(), crops, (40, 20))
+    erased = embed(MeanColour(), crops, (40, 20), erase_p=0.5, seed=1)
+    assert np.array_equal(erased, embed(MeanColour(), crops, (40, 20), erase_p=0.5, seed=1))
+    changed = (np.abs(erased - clean) > 1e-6).any(1).mean()
+    assert 0.35 < changed < 0.65
+    assert not np.array_equal(erased, embed(MeanColour(), crops, (40, 20), erase_p=0.5, seed=2))
+
+
+def test_an_embedder_is_scored_per_pair_of_cameras_and_re_ranked_when_asked():
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 255, (6, 3))
+    who, where = np.tile(np.arange(6), 6), np.repeat([0, 1, 2], 12)
+    crops = _crops(colours[who], who, where)
+    score = score_embedder(MeanColour(), *split(crops), (8, 4), rerank=True)
+    assert score.ranking.rank1 == score.ranking.mean_inp == 1
+    assert score.reranked is not None
+    assert score.reranked.rank1 == 1
+    assert len(score.pairs) == 6
+    assert score_embedder(MeanColour(), *split(crops), (8, 4)).reranked is None
 
 
 def test_queries_are_everybody_s_first_picture_per_camera():
