@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from detector.letterbox import letterbox
 from detector.nms import select
 from reid.crops import to_batch
+from stream.errors import DataError
 from trainer.augment import ERASED, erasing
 from trainer.data import LEAST_VISIBLE, Crops, Scenes
 from trainer.metrics import BoxScore, CameraPair, Detected, Ranking, camera_pairs, rank, rank_rows, score_boxes
 from trainer.rerank import rerank_rows
+from trainer.serving import TorchBackend
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -61,9 +63,20 @@ def embed(
         batch = to_batch(list(crops.images[rows]), size_hw)
         if erase_p:
             batch[erasing(len(rows), size_hw, erase_p, generator).numpy()] = np.round(255 * np.array(ERASED))
-        parts.append(model.infer(batch)["embedding"])
+        parts.append(_infer(model, batch, crops, rows)["embedding"])
         report(int(rows[-1]) + 1, len(crops.images))
     return np.concatenate(parts)
+
+
+def _infer(model: Infers, batch: U8, crops: Crops, rows: I64) -> dict[str, F32]:
+    if not (isinstance(model, TorchBackend) and model.takes_joints):
+        return model.infer(batch)
+    if crops.joints is None:
+        raise DataError(
+            "this network is told where a person's joints are, and these pictures have none: find them with "
+            "`sightline data annotate --every-split`"
+        )
+    return model.infer(batch, crops.joints[rows])
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ class Locator(nn.Module):
         """See the class; float32 under autocast too."""
         x = self.bn(torch.relu(self.conv(x)))  # (B, channels / 2, H, W)
         x = torch.relu(self.hidden(_max_cells(x, POOLED_HW).flatten(1)))  # (B, 64)
-        raw = (F.linear(x, self.out.weight).float() + self.out.bias).reshape(len(x), -1, 4)  # (B, R, 4)
+        raw = (F.linear(x, self.out.weight).float() + self.out.bias).reshape(x.shape[0], -1, 4)  # (B, R, 4)
         low, high = SIZE_RANGE
         size = raw[..., 2:].clamp(math.log(low), math.log(high)).exp()
         return torch.cat([self.centres + raw[..., :2].tanh(), size], -1)

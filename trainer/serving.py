@@ -3,12 +3,15 @@
 Normalisation, box decoding and unit length are inside, so evaluation, export and serving cannot differ in them.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stream.errors import UsageError
 from trainer import checkpoint
 from trainer.augment import MEAN, STD
 from trainer.checkpoint import Checkpoint
@@ -45,9 +48,16 @@ class ServedEmbedder(Served):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
-        return F.normalize(self.network(self.planes(images)), eps=1e-12)
+    @property
+    def takes_joints(self) -> bool:
+        """Whether the network is told where a person's joints are (MGRe without joint optimisation)."""
+        return bool(getattr(self.network, "takes_joints", False))
+
+    def forward(self, images: Tensor, joints: Tensor | None = None) -> Tensor:
+        """See the class; `joints` (N, 17, 3) as in `Crops.joints` for a network that takes them."""
+        planes = self.planes(images)
+        told: Any = self.network
+        return F.normalize(told(planes) if joints is None else told(planes, told.boxes_of(joints)), eps=1e-12)
 
 
 class ServedDetector(Served):
@@ -84,7 +94,12 @@ def served(saved: Checkpoint, input_hw: tuple[int, int] | None = None) -> tuple[
     size_hw = input_hw or recipe.input_hw
     if recipe.method == "detector":
         return ServedDetector(network, size_hw).eval(), size_hw
-    return ServedEmbedder(network).eval(), size_hw
+    module = ServedEmbedder(network)
+    if module.takes_joints:
+        raise UsageError(
+            "this network is told where a person's joints are, which the stream does not know: it is only scored"
+        )
+    return module.eval(), size_hw
 
 
 class TorchBackend:
@@ -94,12 +109,20 @@ class TorchBackend:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._module = module.eval().to(self._device)
 
+    @property
+    def takes_joints(self) -> bool:
+        """See `ServedEmbedder.takes_joints`."""
+        return isinstance(self._module, ServedEmbedder) and self._module.takes_joints
+
     @torch.inference_mode()
-    def infer(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """(N, H, W, 3) RGB, N at least 1 -> arrays by output name, N in front."""
+    def infer(
+        self, images: NDArray[np.uint8], joints: NDArray[np.float32] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """(N, H, W, 3) RGB, N at least 1 -> arrays by output name, N in front; `joints` (N, 17, 3) where they are taken."""
         parts: list[tuple[Tensor, ...]] = []
+        inputs = (images,) if joints is None else (images, joints)
         for start in range(0, len(images), MAX_BATCH):
-            out = self._module(torch.from_numpy(images[start : start + MAX_BATCH]).to(self._device))
+            out = self._module(*(torch.from_numpy(x[start : start + MAX_BATCH]).to(self._device) for x in inputs))
             parts.append(out if isinstance(out, tuple) else (out,))
         columns = zip(*parts, strict=True)
         return {name: torch.cat(c).cpu().numpy() for name, c in zip(self._module.outputs, columns, strict=True)}

@@ -9,12 +9,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from stream.errors import SettingsError
+from reid.crops import to_batch
+from stream.errors import DataError, SettingsError, UsageError
 from trainer import checkpoint, resnet_ibn
+from trainer.augment import normalise
 from trainer.data import Crops
+from trainer.evaluate import embed
 from trainer.methods import mgre
 from trainer.methods.mgre import MGRe, MGReRecipe, MGReTask
+from trainer.metrics import rank
 from trainer.regions import REGIONS, given_boxes, prior_boxes
+from trainer.serving import ServedEmbedder, TorchBackend, network_of, served
 from trainer.settings import make_recipe
 
 CPU = torch.device("cpu")
@@ -32,7 +37,7 @@ def _small_and_steady(monkeypatch):
 
 
 def _recipe(**keys):
-    return MGReRecipe(**({"input_hw": (64, 32), "batch_people": 2, "batch_pictures": 2, "precision": "fp32"} | keys))
+    return MGReRecipe(**({"input_hw": (64, 32), "batch_people": 2, "batch_pictures": 2, "weights": ""} | keys))
 
 
 def _joints(count):
@@ -245,6 +250,11 @@ def test_the_rates_other_reading_is_a_key():
     assert _task(lr_gamma=0.7).learning_rate(119, 0.0) == pytest.approx(0.7 * 3.5e-4)
 
 
+def test_weights_that_are_not_there_are_asked_for_in_one_line():
+    with pytest.raises(DataError, match=r"resnet50_ibn_a-d9d0bb7b.pth.*no such file.*--from-scratch"):
+        MGReTask(MGReRecipe(batch_people=2), _crops())
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -308,12 +318,49 @@ def test_without_joint_optimisation_the_joints_say_where_regions_are():
     assert moved[3] == 0
 
 
+def test_without_joint_optimisation_pictures_are_scored_with_their_joints_and_nothing_is_exported(tmp_path):
+    task = _task(regions="joints")
+    crops = _crops()
+    saved = checkpoint.Checkpoint(task.recipe.model_dump(mode="json"), 0.0, 0, task.network.state_dict())
+    backend = TorchBackend(ServedEmbedder(network_of(saved)[0]))
+    batch = to_batch(list(crops.images), (64, 32))
+    planes = normalise(torch.from_numpy(batch).permute(0, 3, 1, 2) / 255)
+    expected = F.normalize(task.network.eval()(planes, given_boxes(torch.from_numpy(crops.joints), 0.3)))
+    assert np.allclose(embed(backend, crops, (64, 32)), expected.detach().numpy(), atol=1e-4)
+    with pytest.raises(DataError, match=r"told where a person's joints are.*annotate --every-split"):
+        embed(backend, _crops(joints=False), (64, 32))
+    with pytest.raises(UsageError, match="joints are, which the stream does not know"):
+        served(saved)
+    with pytest.raises(DataError, match="regions = 'joints', but these pictures have none"):
+        _task(_crops(joints=False), regions="joints")
+
+
 def test_a_trained_network_is_served_without_its_head():
     task = _task()
     alone = mgre.embedder(task.recipe)
     checkpoint.load_weights(alone, task.network.state_dict())
     x = torch.randn(2, 3, 64, 32)
     assert torch.equal(alone.eval()(x), task.network.eval()(x))
+
+
+def test_the_weights_are_tuned_on_people_held_out():
+    rng = np.random.default_rng(0)
+    people = np.arange(40) % 20
+    vectors = rng.normal(size=(40, 3, 8)).astype(np.float32)  # stages 2 and 3 are noise
+    vectors[:, 2] = rng.normal(size=(20, 8))[people] + rng.normal(size=(40, 8))
+    cameras = np.arange(40) // 20
+
+    def mean_ap(found):
+        return rank(found[:20], people[:20], cameras[:20], found[20:], people[20:], cameras[20:]).mean_ap
+
+    recipe = _recipe(stages=(2, 3))
+    weights, best = mgre.tune_weights(recipe, vectors.reshape(40, 24), mean_ap)
+    assert weights[0] == recipe.stage_weights[0]
+    assert max(weights[1:3]) < weights[3]
+    scale = np.array(weights[1:], np.float32)[:, None]
+    unit = vectors / np.linalg.norm(vectors, axis=2, keepdims=True)
+    assert mean_ap((scale * unit).reshape(40, 24)) == pytest.approx(best)
+    assert best > mean_ap((np.array(recipe.stage_weights[1:], np.float32)[:, None] * unit).reshape(40, 24))
 
 
 @pytest.mark.parametrize(

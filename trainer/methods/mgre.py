@@ -7,7 +7,8 @@ these regions out of the same maps, and a residual block reads each. Joints of a
 and are not needed afterwards. 37,697,308 parameters without classifiers, 7.89 G multiply-accumulates at 256x128.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
@@ -18,6 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
+from stream.errors import DataError
 from trainer.augment import Augment, normalise
 from trainer.blocks import BNNeck, classifier
 from trainer.data import F32, I64, Crops
@@ -43,8 +45,8 @@ ABLATIONS: Mapping[str, Mapping[str, object]] = {
     "single-grained regions": {"regions": "whole"},
     "baseline+joint optimisation": {"regions": "loss"},
     "without joint optimisation": {"regions": "joints"},
-    "baseline, resnet101": {"stages": (), "backbone": "resnet101"},
-    "baseline, resnet152": {"stages": (), "backbone": "resnet152"},
+    "baseline, resnet101": {"stages": (), "backbone": "resnet101", "weights": "imagenet"},
+    "baseline, resnet152": {"stages": (), "backbone": "resnet152", "weights": "imagenet"},
     "1024 values": {"embed_dim": 1024},
     "4096 values": {"embed_dim": 4096},
     "whole image at stage 3": {"stage3_region": "image"},
@@ -62,6 +64,8 @@ class MGReRecipe(Recipe):
 
     method: Literal["mgre"] = "mgre"
     input_hw: tuple[Side, Side] = (256, 128)
+    weights: str = "resnet50_ibn_a-d9d0bb7b.pth"
+    """Of the trunk: the file of the IBN-Net authors' release; plain trunks take torchvision's ``imagenet``; empty: from scratch."""
     epochs: Count = 240
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3.5e-4
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 5e-4
@@ -211,6 +215,8 @@ class MGRe(nn.Module):
             self.stages["4"] = Stage(CHANNELS[3], (), dim, extract=recipe.fe4, concat=concat)
         self.dim = CHANNELS[3] if recipe.is_baseline else dim * len(self.stages)
         """Length of the embedding."""
+        self.takes_joints = recipe.regions == "joints" and not recipe.is_baseline
+        """Whether `forward` wants `boxes_of` joints."""
 
     def forward(self, x: Tensor, boxes: Tensor | None = None) -> Tensor:
         """See the class."""
@@ -219,6 +225,10 @@ class MGRe(nn.Module):
             return necked[4]
         weights = self._recipe.stage_weights
         return torch.cat([weights[stage - 1] * F.normalize(v.float(), eps=1e-12) for stage, v in necked.items()], 1)
+
+    def boxes_of(self, joints: Tensor) -> Tensor:
+        """Joints (B, 17, 3) as in `Crops.joints` -> the boxes (B, 7, 4) that `forward` takes."""
+        return given_boxes(joints, self._recipe.visible_score)
 
     def describe(self, x: Tensor, boxes: Tensor | None = None) -> Described:
         """The same with everything that losses stand on."""
@@ -255,7 +265,7 @@ class MGRe(nn.Module):
         if stage in located:
             return located[stage].detach() if self._recipe.detach_loc else located[stage]
         if given is None:
-            return prior_boxes(self._regions[stage]).to(x.device).expand(len(x), -1, -1)
+            return prior_boxes(self._regions[stage]).to(x.device).expand(x.shape[0], -1, -1)
         first = sum(len(regions) for number, regions in REGIONS.items() if number < stage)
         return given[:, first : first + len(self._regions[stage])]
 
@@ -283,6 +293,32 @@ def build(recipe: MGReRecipe, classes: int) -> tuple[MGRe, MGReHead]:
 def embedder(recipe: MGReRecipe) -> nn.Module:
     """The network that is served: (B, 3, H, W) -> (B, D)."""
     return MGRe(recipe)
+
+
+def tune_weights(recipe: MGReRecipe, vectors: F32, score: Callable[[F32], float]) -> tuple[tuple[float, ...], float]:
+    """The `stage_weights` with the best score, and that score: one at a time in steps of 0.05, until none helps any more.
+
+    `vectors` (N, D) are embeddings under positive weights, of people held out of training (`val_ids`); `score` judges such
+    vectors under other weights. The weights act at test only, so nothing is trained again.
+    """
+    present = [stage - 1 for stage in (*recipe.stages, 4)]
+    unit = vectors.reshape(len(vectors), len(present), -1)
+    unit = unit / np.linalg.norm(unit, axis=2, keepdims=True).clip(1e-12)
+
+    def judge(weights: Sequence[float]) -> float:
+        scale = np.array([weights[place] for place in present], np.float32)
+        return score((scale[:, None] * unit).reshape(vectors.shape))
+
+    weights = list(recipe.stage_weights)
+    best, before = judge(weights), -math.inf
+    while best > before:
+        before = best
+        for place in present:
+            for value in np.linspace(0, 1, 21).round(2).tolist():
+                tried = [*weights[:place], value, *weights[place + 1 :]]
+                if any(tried[place] for place in present) and (found := judge(tried)) > best:
+                    weights, best = tried, found
+    return tuple(weights), best
 
 
 def _coverage(recipe: MGReRecipe, joints: F32 | None, people: I64) -> list[str]:
@@ -315,6 +351,10 @@ class MGReTask(Task):
         self.recipe, self._data = recipe, data
         people, self._labels = np.unique(data.people, return_inverse=True)
         self.network, self.head = build(recipe, len(people))
+        if self.network.takes_joints and data.joints is None:
+            raise DataError(
+                "regions = 'joints', but these pictures have none: find them with `sightline data annotate --every-split`"
+            )
         self.notes = _coverage(recipe, data.joints, data.people)
         if recipe.weights:
             self.matched = self.network.trunk.fill(recipe.weights)
@@ -364,7 +404,7 @@ class MGReTask(Task):
         assert batch.joints is not None  # noqa: S101 - for the type checker: joints in, joints out
         joints = batch.joints.to(device)
         labels = torch.from_numpy(self._labels[chosen]).to(device)
-        given = given_boxes(joints, recipe.visible_score) if recipe.regions == "joints" else None
+        given = self.network.boxes_of(joints) if self.network.takes_joints else None
         described = self.network.describe(normalise(batch.pictures).to(memory_format=torch.channels_last), given)
         terms: dict[tuple[str, int], Tensor] = {}
         for stage, pooled in described.pooled.items():
