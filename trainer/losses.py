@@ -34,6 +34,23 @@ def batch_hard_triplet(features: Tensor, labels: Tensor, margin: float | None = 
     return F.relu(margin + positive - negative).mean()
 
 
+def supervised_contrastive(features: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
+    """Mean over the anchors, and over each one's own people, of -log softmax of the cosine over the rest of the batch.
+
+    Khosla et al., NeurIPS 2020, equation 2. `features` (B, D) of any length, `labels` (B,); an anchor whose person nobody else in
+    the batch shows does not count.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        unit = F.normalize(features.float())
+        similar = unit @ unit.T / temperature
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    same = (labels[:, None] == labels[None]) & ~itself
+    log_p = similar - torch.logsumexp(similar.masked_fill(itself, -torch.inf), 1, keepdim=True)
+    companions = same.sum(1)
+    per_anchor = -(log_p * same).sum(1) / companions.clamp_min(1)
+    return per_anchor.sum() / (companions > 0).sum().clamp_min(1)
+
+
 class CentreLoss(nn.Module):
     """Mean squared distance of (B, D) features to their person's centre (Wen et al., ECCV 2016).
 

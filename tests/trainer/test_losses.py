@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -10,6 +11,7 @@ from trainer.losses import (
     pair_iou,
     quality_focal,
     smoothed_cross_entropy,
+    supervised_contrastive,
 )
 
 TOY_A = ([[0, 0], [1, 0], [3, 0], [3, 2]], [0, 0, 1, 1])
@@ -119,3 +121,20 @@ def test_centres_move_as_gradient_descent_on_the_unweighted_loss_moves_them():
         loss(features, labels)
     assert torch.allclose(loss.centres, centres.detach(), atol=1e-6)
     assert "centres" in loss.state_dict()  # so a resumed run has them
+
+
+def test_the_contrastive_loss_is_the_value_worked_by_hand():
+    features = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0], [0.0, 1.0]])
+    value = supervised_contrastive(features, torch.tensor([0, 0, 0, 1]), temperature=1.0)
+    e = np.e  # anchors 1 and 3: cosines 0 and 1 to their own, 0 to the other person; anchor 2: 0 and 0 to its own, 1 to the other
+    first = -(np.log(1 / (e + 2)) + np.log(e / (e + 2))) / 2
+    second = -np.log(1 / (e + 2))
+    assert float(value) == pytest.approx((2 * first + second) / 3, abs=1e-6)
+
+
+def test_the_contrastive_loss_of_strangers_alone_is_nothing_and_harmless():
+    features = torch.randn(4, 8, requires_grad=True)
+    loss = supervised_contrastive(features, torch.arange(4))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert torch.isfinite(features.grad).all()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from stream.errors import DataError, UsageError
+from stream.errors import DataError, SettingsError, UsageError
 from trainer.data import Crops
 from trainer.methods import osnet
 from trainer.methods.osnet import ABLATIONS, FINE_TUNED, OSNetRecipe, OSNetTask
@@ -402,10 +402,37 @@ def test_the_recipe_of_the_model_that_ships_is_still_there():
     assert task.learning_rate(19, 0.999) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_the_softmax_may_join_after_the_contrastive_loss():
+    task = _task(epochs=10, softmax_from=0.2, contrastive_weight=1.0, temperature=0.1, calm=True)
+    assert (task.network.conv3[1].conv3.bn.weight == 0).all()
+    found = []
+    for epoch in (1, 2):
+        task.begin_epoch(epoch)
+        found.append(set(task.losses(torch.arange(16), torch.Generator().manual_seed(0), CPU)))
+    assert found == [{"contrastive"}, {"contrastive", "softmax"}]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        pytest.param({"softmax_from": 0.5}, "nothing is learnt in the first epoch", id="all join later"),
+        pytest.param(
+            {"softmax_weight": 0.0, "triplet_weight": 1.0, "freeze_epochs": 2},
+            "trains the classifier alone",
+            id="frozen without softmax",
+        ),
+    ],
+)
+def test_a_recipe_that_learns_nothing_at_first_is_refused(values, message):
+    with pytest.raises(SettingsError, match=message):
+        make_recipe({"method": "osnet", **values}, "recipe")
+
+
 def test_every_term_is_weighed():
     terms = {}
     for weight in (1.0, 2.0):
-        task = _task(softmax_weight=weight, triplet_weight=weight, centre_weight=weight, augment="flip")
+        weights = dict.fromkeys(("softmax_weight", "triplet_weight", "contrastive_weight", "centre_weight"), weight)
+        task = _task(**weights, augment="flip")
         task.begin_epoch(0)
         rows = torch.arange(16)
         terms[weight] = task.losses(rows, torch.Generator().manual_seed(0), CPU)

@@ -7,18 +7,24 @@ of every scale are mixed anew for every person. Light: 2,169,508 parameters with
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from stream.errors import UsageError
 from trainer.augment import Augment, CropAugment, normalise
 from trainer.data import Crops
-from trainer.losses import CentreLoss, CosineSoftmax, batch_hard_triplet, smoothed_cross_entropy
+from trainer.losses import (
+    CentreLoss,
+    CosineSoftmax,
+    batch_hard_triplet,
+    smoothed_cross_entropy,
+    supervised_contrastive,
+)
 from trainer.sampler import PKSampler, ShuffleSampler
 from trainer.schedules import cosine, steps
 from trainer.settings import Count, Recipe, Share, Side, Weight
@@ -26,7 +32,7 @@ from trainer.task import Task
 from trainer.weights import pretrained
 
 PAPER = "K. Zhou, Y. Yang, A. Cavallaro, T. Xiang, Omni-Scale Feature Learning for Person Re-Identification, ICCV 2019"
-LOSSES = ("softmax", "triplet", "centre")
+LOSSES = ("softmax", "triplet", "contrastive", "centre")
 
 CHANNELS = (64, 256, 384, 512)
 FEATURES = 512
@@ -71,13 +77,31 @@ class OSNetRecipe(Recipe):
     softmax: Literal["linear", "cosine"] = "linear"
     """``linear``: label-smoothed, as in the paper. ``cosine``: of angles alone; the triplet then sees unit vectors too."""
     softmax_weight: Weight = 1.0
+    softmax_from: Share = 0.0
+    """Share of the schedule after which the softmax joins."""
     softmax_scale: Annotated[float, Field(gt=0)] = 20.0
     """Of the cosines."""
     triplet_weight: Weight = 0.0
     triplet_from: Share = 0.0
     """Share of the schedule after which the triplet joins."""
+    contrastive_weight: Weight = 0.0
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    """Of the contrastive loss."""
     centre_weight: Weight = 0.0
     """Of the squared distance to one's person's centre; where it is used at all, 0.0005 is."""
+    calm: bool = False
+    """Every block begins as its shortcut alone: the scale of its last norm is 0."""
+
+    @model_validator(mode="after")
+    def _first_epoch_has_a_loss(self) -> Self:
+        softmax = self.softmax_weight and not self.softmax_from
+        if not (softmax or self.contrastive_weight or (self.triplet_weight and not self.triplet_from)):
+            raise ValueError(
+                "nothing is learnt in the first epoch: softmax, triplet or contrastive loss must begin there"
+            )
+        if self.freeze_epochs and not softmax:
+            raise ValueError("freeze_epochs trains the classifier alone: the softmax must begin at once")
+        return self
 
 
 FINE_TUNED: Mapping[str, object] = {
@@ -289,6 +313,10 @@ class OSNet(nn.Module):
         self.conv5 = Conv1x1(fourth, fourth)
         self.fc = nn.Sequential(nn.Linear(fourth, FEATURES), nn.BatchNorm1d(FEATURES), nn.ReLU())
         self.apply(_initialise)
+        if recipe.calm:
+            for block in self.modules():
+                if isinstance(block, OSBlock):
+                    nn.init.zeros_(block.conv3.bn.weight)
 
     def featuremaps(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, H/16, W/16)."""
@@ -342,7 +370,7 @@ def embedder(recipe: OSNetRecipe) -> OSNet:
 
 
 class OSNetTask(Task):
-    """Softmax, and batch-hard triplet beside it if asked for.
+    """Softmax, and batch-hard triplet, contrastive and centre loss beside it or before it if asked for.
 
     On drawn people a triplet from the first step on stood still for minutes (every distance fell to 0): there it joins later.
     """
@@ -362,15 +390,16 @@ class OSNetTask(Task):
         else:
             self.sampler = ShuffleSampler(len(self._labels), recipe.batch_people * recipe.batch_pictures, recipe.seed)
         self._augment = _augment(recipe)
-        self._with_triplet = False
+        self._with_softmax, self._with_triplet = True, False
 
     def begin_epoch(self, epoch: int) -> None:
-        """First all but the classifier is frozen, batch norms' statistics too; the triplet may join late."""
+        """First all but the classifier is frozen, batch norms' statistics too; softmax or triplet may join late."""
         recipe = self.recipe
         frozen = epoch < recipe.freeze_epochs
         self.network.requires_grad_(not frozen)
         if frozen:
             self.network.eval()
+        self._with_softmax = recipe.softmax_weight > 0 and epoch >= recipe.softmax_from * recipe.epochs
         self._with_triplet = recipe.triplet_weight > 0 and epoch >= recipe.triplet_from * recipe.epochs
 
     def optimiser(self) -> torch.optim.Optimizer:
@@ -406,10 +435,16 @@ class OSNetTask(Task):
         pictures = self._augment(torch.from_numpy(self._images[chosen]).to(device), generator)
         labels = torch.from_numpy(self._labels[chosen]).to(device)
         vectors = self.network(normalise(pictures).to(memory_format=torch.channels_last)).float()
-        terms: dict[str, Tensor] = {"softmax": recipe.softmax_weight * self.head(vectors, labels)}
+        terms: dict[str, Tensor] = {}
+        if self._with_softmax:
+            terms["softmax"] = recipe.softmax_weight * self.head(vectors, labels)
         if self._with_triplet:
             measured = F.normalize(vectors) if recipe.softmax == "cosine" else vectors
             terms["triplet"] = recipe.triplet_weight * batch_hard_triplet(measured, labels)
+        if recipe.contrastive_weight:
+            terms["contrastive"] = recipe.contrastive_weight * supervised_contrastive(
+                vectors, labels, recipe.temperature
+            )
         if recipe.centre_weight:
             terms["centre"] = recipe.centre_weight * self.head.centre(vectors, labels)  # type: ignore[operator]
         return terms
