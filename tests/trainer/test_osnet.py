@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from stream.errors import DataError, SettingsError, UsageError
+from stream.errors import DataError, UsageError
 from trainer.data import Crops
 from trainer.methods import osnet
 from trainer.methods.osnet import ABLATIONS, FINE_TUNED, OSNetRecipe, OSNetTask
@@ -424,8 +424,8 @@ def test_the_softmax_may_join_after_the_contrastive_loss():
     ],
 )
 def test_a_recipe_that_learns_nothing_at_first_is_refused(values, message):
-    with pytest.raises(SettingsError, match=message):
-        make_recipe({"method": "osnet", **values}, "recipe")
+    with pytest.raises(UsageError, match=message):
+        _task(**values)
 
 
 def test_every_term_is_weighed():

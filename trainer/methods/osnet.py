@@ -7,12 +7,12 @@ of every scale are mixed anew for every person. Light: 2,169,508 parameters with
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from stream.errors import UsageError
@@ -91,17 +91,6 @@ class OSNetRecipe(Recipe):
     """Of the squared distance to one's person's centre; where it is used at all, 0.0005 is."""
     calm: bool = False
     """Every block begins as its shortcut alone: the scale of its last norm is 0."""
-
-    @model_validator(mode="after")
-    def _first_epoch_has_a_loss(self) -> Self:
-        softmax = self.softmax_weight and not self.softmax_from
-        if not (softmax or self.contrastive_weight or (self.triplet_weight and not self.triplet_from)):
-            raise ValueError(
-                "nothing is learnt in the first epoch: softmax, triplet or contrastive loss must begin there"
-            )
-        if self.freeze_epochs and not softmax:
-            raise ValueError("freeze_epochs trains the classifier alone: the softmax must begin at once")
-        return self
 
 
 FINE_TUNED: Mapping[str, object] = {
@@ -378,6 +367,7 @@ class OSNetTask(Task):
     recipe: OSNetRecipe
 
     def __init__(self, recipe: OSNetRecipe, data: Crops) -> None:
+        _check_first_epoch(recipe)
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         people, self._labels = np.unique(data.people, return_inverse=True)
@@ -448,6 +438,14 @@ class OSNetTask(Task):
         if recipe.centre_weight:
             terms["centre"] = recipe.centre_weight * self.head.centre(vectors, labels)  # type: ignore[operator]
         return terms
+
+
+def _check_first_epoch(recipe: OSNetRecipe) -> None:
+    softmax = recipe.softmax_weight and not recipe.softmax_from
+    if not (softmax or recipe.contrastive_weight or (recipe.triplet_weight and not recipe.triplet_from)):
+        raise UsageError("nothing is learnt in the first epoch: softmax, triplet or contrastive loss must begin there")
+    if recipe.freeze_epochs and not softmax:
+        raise UsageError("freeze_epochs trains the classifier alone: the softmax must begin at once")
 
 
 def _augment(recipe: OSNetRecipe) -> Callable[[Tensor, torch.Generator], Tensor]:
