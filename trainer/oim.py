@@ -7,7 +7,9 @@ apart from all of both: a softmax over cosines. Neither has a gradient; both are
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+
+from trainer import distributed
 
 UNLABELED = -1
 """Label of a region that shows a person without an identity."""
@@ -69,13 +71,9 @@ class OIM(nn.Module):
 
 def _of_all_ranks(rows: Tensor) -> Tensor:
     """(n, ...), n of any size on each process -> the rows of all processes, in the order of ranks."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if distributed.world() == 1:
         return rows
-    count = torch.tensor([len(rows)], device=rows.device)
-    counts = [torch.zeros_like(count) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(counts, count)
-    most = max(int(c) for c in counts)
-    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
-    parts = [torch.empty_like(padded) for _ in counts]
-    distributed.all_gather(parts, padded)
-    return torch.cat([part[: int(c)] for part, c in zip(parts, counts, strict=True)])
+    counts = distributed.gathered(torch.tensor([len(rows)], device=rows.device)).tolist()
+    padded = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])])
+    parts = distributed.gathered(padded).view(len(counts), max(counts), *rows.shape[1:])
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])

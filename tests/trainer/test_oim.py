@@ -1,4 +1,8 @@
 import math
+import os
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -145,3 +149,40 @@ def test_it_is_computed_in_single_precision_under_autocast():
         loss = oim(vectors, torch.tensor([1, UNLABELED, BACKGROUND]))
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(0.127224, abs=1e-6)
+
+
+TWO_PROCESSES = """
+import os, torch
+from trainer import distributed
+from trainer.oim import OIM
+
+with distributed.processes():
+    mine = slice(0, 1) if distributed.rank() == 0 else slice(1, 5)  # not as many regions in each
+    torch.manual_seed(0)
+    oim = OIM(2, 3, 2)
+    oim(torch.randn(5, 3)[mine], torch.tensor([1, 1, -1, -2, 0])[mine])
+    torch.save(oim.state_dict(), f"rank{distributed.rank()}.pt")
+"""
+
+
+def test_all_processes_write_the_regions_of_all_in_the_order_of_ranks(tmp_path):
+    torch.manual_seed(0)
+    alone = OIM(2, 3, 2)
+    alone(torch.randn(5, 3), torch.tensor([1, 1, UNLABELED, BACKGROUND, 0]))
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES], cwd=tmp_path, env=os.environ | common | {"RANK": str(rank)}
+        )
+        for rank in (0, 1)
+    ]
+    assert [process.wait(timeout=240) for process in both] == [0, 0]
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        assert all(torch.equal(found[name], value) for name, value in alone.state_dict().items())
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -6,11 +6,16 @@ from torch import nn
 from torchvision import models
 
 from stream.errors import DataError
+from tests.trainer import trees
+from trainer import checkpoint
+from trainer.augment import MEAN, STD
 from trainer.data import NOBODY, UNLABELLED, Crops, Scenes
+from trainer.loop import train
 from trainer.methods import person_search as ps
 from trainer.methods.person_search import PersonSearchRecipe, PersonSearchTask
 from trainer.oim import BACKGROUND, UNLABELED
 from trainer.scene_batch import read
+from trainer.tasks import prepare
 
 BACKBONES = ("googlenet", "resnet50", "densenet121")
 CPU = torch.device("cpu")
@@ -32,6 +37,7 @@ def _recipe(**values):
         "input_hw": (64, 96),
         "anchor_sizes": (225, 450, 900),
         "rois": 4,
+        "max_proposals_test": 20,
         "queue": 6,
     }
     return PersonSearchRecipe(**(small | {"precision": "fp32"} | values))
@@ -40,7 +46,7 @@ def _recipe(**values):
 def _scenes(people=((0, 1), (1, UNLABELLED), (2, 0), (2, NOBODY))):
     """Coloured rectangles, two a scene, differing sizes of scenes."""
     rng = np.random.default_rng(0)
-    colours = rng.integers(60, 255, (10, 3))
+    colours = rng.integers(90, 255, (10, 3))
     images, boxes = [], np.full((len(people), 2, 4), NAN, np.float32)
     for row, pair in enumerate(people):
         images.append(rng.integers(0, 60, (64, 96 - 8 * (row % 2), 3)).astype(np.uint8))
@@ -67,7 +73,7 @@ def _losses(task, rows=(0, 1), seed=0):
 
 def _meta(**values):
     with torch.device("meta"):
-        return ps.build(PersonSearchRecipe(**values), classes=483)["network"].eval()
+        return ps.build(PersonSearchRecipe(**values), classes=483)[0].eval()
 
 
 def _count(module):
@@ -432,22 +438,28 @@ def test_scenes_without_identities_are_refused_in_one_line():
         PersonSearchTask(_recipe(), _scenes(((UNLABELLED, NOBODY), (UNLABELLED, NOBODY))))
 
 
-def test_table_and_queue_are_the_same_bits_for_the_same_seed():
-    heads = []
-    for _ in range(2):
-        task = PersonSearchTask(_recipe(attention="none", batch=1), _scenes())
-        optimiser, generator = task.optimiser(), torch.Generator().manual_seed(1)
-        task.network.train()
-        torch.manual_seed(1)
-        for _ in range(20):
-            rows = torch.from_numpy(task.sampler.next())
-            optimiser.zero_grad()
-            sum(task.losses(rows, generator, CPU).values()).backward()
-            optimiser.step()
-        heads.append(task.head.state_dict())
-    assert heads[0]["table"].norm(dim=1).allclose(torch.ones(3))
-    assert heads[0]["queue"].any()
-    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+def test_twenty_steps_in_pieces_end_in_the_same_bits_as_at_once(tmp_path):
+    def task():
+        return PersonSearchTask(_recipe(attention="none", batch=1, epochs=5), _scenes())
+
+    assert train(task(), tmp_path / "whole")
+    assert not train(task(), tmp_path / "pieces", max_minutes=0)
+    assert train(task(), tmp_path / "pieces")
+    whole, pieces = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "pieces"))
+    assert whole.step == pieces.step == 20
+    assert set(whole.head) == {"table", "queue", "place"}
+    assert whole.head["table"].norm(dim=1).allclose(torch.ones(3))
+    assert whole.head["queue"].any()
+    for kind in ("network", "head"):
+        for name, value in getattr(whole, kind).items():
+            assert torch.equal(value, getattr(pieces, kind)[name]), name
+
+
+def test_a_data_set_of_crops_is_taken_by_its_name(tmp_path):
+    root = trees.market(tmp_path)
+    task = prepare(_recipe(data="market1501", root=str(root), input_hw=(64, 32)), workers=1, report=print).task
+    assert set(_losses(task)) == {"oim"}
+    assert len(task.head.table) == 2
 
 
 def test_the_rate_falls_to_a_tenth_after_25_of_50_epochs():
@@ -567,6 +579,28 @@ def test_boxes_come_back_from_their_offsets():
     assert torch.allclose(offsets[0, :2], torch.tensor([10 * 6 / 40, 10 * -3 / 80]))
     assert torch.allclose(coder.decode_single(offsets, regions), people, atol=1e-4)
     assert F.smooth_l1_loss(offsets, offsets) == 0
+
+
+def test_the_second_four_offsets_move_a_proposal_and_the_box_is_found_there(finder):
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3)).astype(np.uint8)
+    before = finder.search([image], max_iou=1.0)[0][0]
+    half = 5 * float(np.log(0.5))
+    finder.box.bias.data = torch.tensor([9.0, 9, 9, 9, 0, 0, half, half])  # half as wide and high
+    after = finder.search([image], max_iou=1.0)[0][0]
+    middle, side = (before[:, :2] + before[:, 2:]) / 2, before[:, 2:] - before[:, :2]
+    assert np.allclose(after, np.concatenate([middle - side / 4, middle + side / 4], 1), atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_boxes_frame_their_people_in_the_batch(seed):
+    task = PersonSearchTask(_recipe(input_hw=(96, 160)), _scenes())
+    batch, boxes, _ = task._scenes(task._data, np.array([0, 1]), torch.Generator().manual_seed(seed), CPU)
+    for planes, box in zip(batch.tensors, boxes, strict=True):
+        bright = (planes * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]).amax(0) > 70 / 255
+        for x1, y1, x2, y2 in box.round().int().tolist():
+            assert bright[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].all()
+            assert not bright[y1:y2, max(0, x1 - 4) : x1 - 1].any()
+            assert not bright[y2 + 1 : y2 + 4, x1:x2].any()
 
 
 def test_a_regions_label_is_its_persons():

@@ -350,14 +350,9 @@ class PersonSearch(nn.Module):
         return read([image], self.recipe.input_hw, self.score.weight.device)
 
 
-def build(recipe: PersonSearchRecipe, classes: int) -> nn.ModuleDict:
+def build(recipe: PersonSearchRecipe, classes: int) -> tuple[PersonSearch, OIM]:
     """The network and, for `classes` labelled people, OIM's table and queue; random weights."""
-    return nn.ModuleDict(
-        {
-            "network": PersonSearch(recipe),
-            "head": OIM(classes, recipe.embed_dim, recipe.queue, recipe.temperature),
-        }
-    )
+    return PersonSearch(recipe), OIM(classes, recipe.embed_dim, recipe.queue, recipe.temperature)
 
 
 def embedder(recipe: PersonSearchRecipe) -> PersonSearch:
@@ -393,10 +388,9 @@ class PersonSearchTask(Task):
         torch.manual_seed(recipe.seed)
         self.recipe, self._data = recipe, data
         labelled, self._labels = relabelled(data.people)
-        self.network = PersonSearch(recipe)
+        self.network, self.head = build(recipe, labelled)
         if recipe.weights:
             self.matched = begin_with(self.network, recipe.backbone, recipe.weights)
-        self.head = OIM(labelled, recipe.embed_dim, recipe.queue, recipe.temperature)
         self.sampler = ShuffleSampler(len(data.images), recipe.batch, recipe.seed)
 
     def optimiser(self) -> torch.optim.Optimizer:
