@@ -45,6 +45,14 @@ Answer = dict[str, torch.Tensor]
 HEIGHT = 384
 MAX_WIDTH = 768
 VISIBLE = 0.3
+NETWORK: dict[str, Any] = {
+    "weights": None,
+    "weights_backbone": None,
+    "min_size": HEIGHT,
+    "max_size": MAX_WIDTH,
+    "rpn_post_nms_top_n_test": 100,  # a crop shows one person: of torchvision's 1000 proposals and 100 people most is work for nothing
+    "box_detections_per_img": 10,
+}
 PERSON = 1
 """COCO's class of people."""
 BATCH = 8
@@ -74,10 +82,9 @@ class Coverage:
 
 def load_teachers(keypoint_file: Path | None, mask_file: Path | None, device: torch.device) -> Teachers:
     """Networks with torchvision's weights (downloaded once, their hash checked), or those of files that hold their state dicts."""
-    size = {"min_size": HEIGHT, "max_size": MAX_WIDTH, "weights": None, "weights_backbone": None}
-    keypoints = keypointrcnn_resnet50_fpn(**size)
+    keypoints = keypointrcnn_resnet50_fpn(**NETWORK)
     _fill(keypoints, keypoint_file, KeypointRCNN_ResNet50_FPN_Weights.COCO_V1, "--keypoint-weights")
-    masks = maskrcnn_resnet50_fpn(**size)
+    masks = maskrcnn_resnet50_fpn(**NETWORK)
     _fill(masks, mask_file, MaskRCNN_ResNet50_FPN_Weights.COCO_V1, "--mask-weights")
     return Teachers(keypoints.to(device).eval(), masks.to(device).eval())
 

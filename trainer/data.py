@@ -1,30 +1,19 @@
 """What training and scoring read: crops of people, and whole scenes with everybody's box."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-from stream.errors import DataError
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
-Split = Literal["train", "query", "gallery"]
-FOLDERS: dict[Split, str] = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
-NAME = re.compile(r"^([-\d]+)_c(\d+)")
 STORED_HW = (160, 80)
 """Size at which crops are kept for training: a quarter more than the network takes at 128x64, so zooming in has something to show."""
-MAX_PICTURE_BYTES = 1 << 24
 LEAST_VISIBLE = 0.3
 """People of whom less can be seen are neither people nor background to a detector, neither right nor wrong in a score."""
-
-
 UNLABELLED = 5555
 """Identity of a person in a scene whom nobody named."""
 NOBODY = -1
@@ -111,42 +100,6 @@ class Scenes:
             None if self.cameras is None else self.cameras[rows],
             None if self.names is None else [self.names[row] for row in rows],
         )
-
-
-def read_market(root: Path, split: Split, size_hw: tuple[int, int] = STORED_HW) -> Crops:
-    """A folder in Market-1501's layout (`0002_c1s1_000451_03.jpg`), each picture resized; junk (person -1) is left out.
-
-    Files that are not .jpg or .png are passed over. A missing folder, a name without person and camera, a picture that cannot be
-    decoded and a folder without pictures are DataErrors.
-    """
-    folder = root / FOLDERS[split]
-    if not folder.is_dir():
-        raise DataError(f"{folder} is missing: a data set in Market-1501's layout has {', '.join(FOLDERS.values())}")
-    images, people, cameras = [], [], []
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".png")):
-        match = NAME.match(path.name)
-        if match is None:
-            raise DataError(
-                f"{path}: the name says neither person nor camera, expected one like 0002_c1s1_000451_03.jpg"
-            )
-        person, camera = int(match[1]), int(match[2])
-        if person < 0:
-            continue
-        images.append(_read(path, size_hw))
-        people.append(person)
-        cameras.append(camera)
-    if not images:
-        raise DataError(f"{folder} holds no labelled picture (.jpg or .png named like 0002_c1s1_000451_03.jpg)")
-    return Crops(np.stack(images), np.array(people), np.array(cameras))
-
-
-def _read(path: Path, size_hw: tuple[int, int]) -> U8:
-    if path.stat().st_size > MAX_PICTURE_BYTES:
-        raise DataError(f"{path}: {path.stat().st_size} bytes, a person's picture has at most {MAX_PICTURE_BYTES}")
-    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise DataError(f"{path} cannot be decoded: remove it or copy the data set again")
-    return cv2.resize(image, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
 
 
 def pad_people(pictures: Iterable[tuple[F32, F32]], most: int) -> tuple[F32, F32]:

@@ -1,5 +1,6 @@
 """Data sets of crops, read in their own layouts."""
 
+import tomllib
 from pathlib import Path
 
 import cv2
@@ -10,9 +11,9 @@ import simplejpeg
 
 from stream.errors import DataError, UsageError
 from tests.trainer import trees
-from trainer.datasets import load_reid
+from trainer.datasets import REID_NAMES, SEARCH_NAMES, load_reid
 from trainer.datasets.pictures import MAX_PIXELS, decode, header_hw
-from trainer.datasets.table import REID
+from trainer.datasets.table import MIX, REID
 
 SIZE = (32, 16)
 
@@ -243,6 +244,21 @@ def test_jpeg_and_png_of_any_kind_become_rgb():
         assert decoded.shape == (20, 10, 3)
         assert decoded[5, 5] == pytest.approx([200, 200, 200] if "grey" in name else [200, 100, 50], abs=4)
         assert header_hw(data, name) == (20, 10)
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_every_recipe_names_a_data_set_that_is_known(recipe):
+    keys = tomllib.loads(recipe.read_text())
+    name = keys.get("data", "synthetic")
+    assert name in {*REID_NAMES, *SEARCH_NAMES}
+    assert not keys.get("sites") or keys["method"] == "detector" or name == MIX
+
+
+def test_sites_are_refused_where_none_are_drawn(tmp_path):
+    with pytest.raises(UsageError, match="synthetic-mix alone draws sites"):
+        load_reid("synthetic", sites=2)
 
 
 def test_the_table_tells_the_published_counts():
