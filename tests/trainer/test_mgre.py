@@ -141,7 +141,7 @@ def test_the_identity_loss_moves_the_locator_unless_its_boxes_are_detached(detac
 # the recipe
 
 
-@pytest.mark.parametrize("row", ["MGRe", *(name for name in mgre.ABLATIONS if "resnet" not in name)])
+@pytest.mark.parametrize("row", ["MGRe", *(name for name in mgre.ABLATIONS if ", resne" not in name)])
 def test_each_row_trains_a_step(row):
     task = _task(**mgre.ABLATIONS.get(row, {}))
     losses = _losses(task)

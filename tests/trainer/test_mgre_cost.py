@@ -34,6 +34,9 @@ def _multiply_adds(module, *inputs):
         pytest.param({"embed_dim": 1024}, 36_384_540, 7.8934, 1024, id="1024 values"),
         pytest.param({"stages": (), "backbone": "resnet101"}, 42_504_256, 6.4776, 2048, id="baseline resnet101"),
         pytest.param({"stages": (), "backbone": "resnet152"}, 58_147_904, 8.9019, 2048, id="baseline resnet152"),
+        pytest.param({"stages": (), "backbone": "resnest101"}, 46_230_112, 7.8191, 2048, id="baseline resnest101"),
+        pytest.param({"stages": (), "backbone": "resnest200"}, 68_156_640, 12.5269, 2048, id="baseline resnest200"),
+        pytest.param({"stages": (), "backbone": "resnest269"}, 108_884_576, 17.9492, 2048, id="baseline resnest269"),
     ],
 )
 def test_each_row_of_the_paper_has_its_parameters_cost_and_length(keys, parameters, gmacs, dim):

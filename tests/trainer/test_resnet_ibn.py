@@ -4,27 +4,57 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stream.errors import DataError
+from trainer import resnest
 from trainer.resnet_ibn import ResNetTrunk
 
-PAPER_GFLOPS = {"resnet101": 6.50, "resnet152": 8.95}
+PAPER_GFLOPS = {"resnet101": 6.50, "resnet152": 8.95, "resnest101": 7.87, "resnest200": 12.61, "resnest269": 18.06}
 
 
 def _gmacs(backbone):
     with FlopCounterMode(display=False) as counter:
-        ResNetTrunk(backbone)(torch.zeros(1, 3, 256, 128))
+        ResNetTrunk(backbone).eval()(torch.zeros(1, 3, 256, 128))
     return counter.get_total_flops() / 2e9
 
 
-def test_the_counter_agrees_with_the_papers_figures_for_plain_trunks():
+def test_the_counter_agrees_with_the_papers_figures_for_other_trunks():
     with torch.device("meta"):
         cost = {name: _gmacs(name) for name in PAPER_GFLOPS}
-    assert cost == {name: pytest.approx(value, abs=0.05) for name, value in PAPER_GFLOPS.items()}
+    assert cost == {name: pytest.approx(value, rel=0.008) for name, value in PAPER_GFLOPS.items()}
     assert cost["resnet101"] == pytest.approx(6.50, abs=0.03)
 
 
 def test_maps_shrink_to_a_sixteenth_and_stay_there():
     with torch.device("meta"):
         maps = ResNetTrunk()(torch.zeros(2, 3, 256, 128))
+    assert [tuple(m.shape) for m in maps] == [(2, 256, 64, 32), (2, 512, 32, 16), (2, 1024, 16, 8), (2, 2048, 16, 8)]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "published"),
+    [
+        pytest.param("resnest101", 48_275_016, id="ResNeSt-101"),
+        pytest.param("resnest200", 70_201_544, id="ResNeSt-200"),
+        pytest.param("resnest269", 110_929_480, id="ResNeSt-269"),
+    ],
+)
+def test_a_resnest_with_a_classifier_has_the_published_parameters(backbone, published):
+    with torch.device("meta"):
+        trunk = ResNetTrunk(backbone)
+    assert sum(p.numel() for p in trunk.parameters()) + 2049 * 1000 == published
+
+
+def test_splits_of_equal_weight_are_averaged():
+    mixer = resnest.SplitAttention(8).eval()
+    nn.init.zeros_(mixer.fc2.weight)
+    nn.init.zeros_(mixer.fc2.bias)
+    x = torch.randn(2, 8, 5, 3)
+    halves = torch.relu(mixer.bn0(mixer.conv(x))).chunk(2, 1)
+    assert torch.allclose(mixer(x), (halves[0] + halves[1]) / 2, atol=1e-6)
+
+
+def test_the_last_stage_of_a_resnest_keeps_its_size_too():
+    with torch.device("meta"):
+        maps = ResNetTrunk("resnest101").eval()(torch.zeros(2, 3, 256, 128))
     assert [tuple(m.shape) for m in maps] == [(2, 256, 64, 32), (2, 512, 32, 16), (2, 1024, 16, 8), (2, 2048, 16, 8)]
 
 

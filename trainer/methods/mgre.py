@@ -47,6 +47,9 @@ ABLATIONS: Mapping[str, Mapping[str, object]] = {
     "without joint optimisation": {"regions": "joints"},
     "baseline, resnet101": {"stages": (), "backbone": "resnet101", "weights": "imagenet"},
     "baseline, resnet152": {"stages": (), "backbone": "resnet152", "weights": "imagenet"},
+    "baseline, resnest101": {"stages": (), "backbone": "resnest101", "weights": "resnest101-22405ba7.pth"},
+    "baseline, resnest200": {"stages": (), "backbone": "resnest200", "weights": "resnest200-75117900.pth"},
+    "baseline, resnest269": {"stages": (), "backbone": "resnest269", "weights": "resnest269-0cc87c48.pth"},
     "1024 values": {"embed_dim": 1024},
     "4096 values": {"embed_dim": 4096},
     "whole image at stage 3": {"stage3_region": "image"},
@@ -65,7 +68,8 @@ class MGReRecipe(Recipe):
     method: Literal["mgre"] = "mgre"
     input_hw: tuple[Side, Side] = (256, 128)
     weights: str = "resnet50_ibn_a-d9d0bb7b.pth"
-    """Of the trunk: the file of the IBN-Net authors' release; plain trunks take torchvision's ``imagenet``; empty: from scratch."""
+    """Of the trunk: the file of the IBN-Net authors' release (ResNeSt's too have one); plain trunks take torchvision's ``imagenet``;
+    empty: from scratch."""
     epochs: Count = 240
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3.5e-4
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 5e-4
