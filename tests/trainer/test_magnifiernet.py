@@ -1,15 +1,22 @@
+import io
+import warnings
+
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from deploy.export import to_onnx
 from stream.errors import SettingsError
 from trainer import checkpoint
 from trainer.data import Crops
 from trainer.loop import train
 from trainer.methods import magnifiernet as m
+from trainer.serving import ServedEmbedder, TorchBackend
 from trainer.settings import make_recipe
 
 HW = (64, 32)
@@ -615,3 +622,67 @@ def test_magnifiernet_learns_four_people_by_heart():
     assert min(totals[-3:]) < 0.8 * totals[0]
     assert masks[0] == pytest.approx(2 * np.log(8), rel=1e-3)  # the mask head begins undecided
     assert min(masks[-3:]) < 0.95 * masks[0]
+
+
+# the graph that is served
+
+
+def _decided(recipe):
+    """An embedder whose mask head is sure of itself: an untrained one's logits are almost equal."""
+    torch.manual_seed(0)
+    network = m.embedder(recipe).eval()
+    with torch.no_grad():
+        network.mask.deconv.weight *= 100
+        network.mask.conv.weight *= 1000
+    return network
+
+
+def _session(graph):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def test_the_exported_graph_finds_the_regions_itself_and_answers_as_torch_does():
+    served = ServedEmbedder(_decided(_recipe())).eval()
+    graph = to_onnx(served, HW)
+    operators = [node.op_type for node in onnx.load_from_string(graph).graph.node]
+    assert operators.count("GRU") == operators.count("ArgMax") == operators.count("AveragePool") == 1
+    session, backend = _session(graph), TorchBackend(served)
+    for count in (1, 4):
+        images = np.random.default_rng(count).integers(0, 256, (count, *HW, 3), dtype=np.uint8)
+        (vectors,) = session.run(None, {"images": images})
+        expected = backend.infer(images)["embedding"]
+        assert vectors.shape == (count, 4096)
+        assert (vectors * expected).sum(1).min() >= 0.9995  # a pixel between two regions may fall to either
+        assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+
+
+class _Told(nn.Module):
+    """The fusion branch with the regions as an input, as a debugging graph would have them; the other forms than above."""
+
+    def __init__(self):
+        super().__init__()
+        self.branch = m.FusionBranch("lstm")
+
+    def forward(self, shallow, ids):
+        return self.branch.fuse(self.branch.pool(shallow, m.region_masks(ids, "nearest")))[0]
+
+
+def test_told_the_regions_the_exported_branch_equals_torch():
+    torch.manual_seed(0)
+    module, batch = _Told().eval(), torch.export.Dim("batch", min=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own parts
+        program = torch.onnx.export(
+            module, (torch.rand(2, 1024, 4, 2), torch.zeros(2, 8, 4, dtype=torch.int64)), dynamo=True, verbose=False,
+            opset_version=18, input_names=["shallow", "ids"], dynamic_shapes={"shallow": {0: batch}, "ids": {0: batch}},
+        )  # fmt: skip
+    graph = io.BytesIO()
+    onnx.save_model(program.model_proto, graph)
+    session = _session(graph.getvalue())
+    for count in (1, 4):
+        shallow, ids = torch.rand(count, 1024, 4, 2), torch.randint(0, 8, (count, 8, 4))
+        (fused,) = session.run(None, {"shallow": shallow.numpy(), "ids": ids.numpy()})
+        with torch.no_grad():
+            assert np.abs(fused - module(shallow, ids).numpy()).max() < 1e-5
