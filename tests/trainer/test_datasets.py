@@ -58,6 +58,7 @@ def test_three_folders_of_named_pictures_are_read(tmp_path, name, below, names):
     assert data.query.names[0].startswith("query/0003_c1")
     assert data.train.joints is None
     assert data.train.parts is None
+    assert any("no joints, no part labels" in note for note in data.notes)
     assert not any("Thumbs.db" in note for note in data.notes)
 
 

@@ -122,9 +122,15 @@ def opened(listing: Listing, size_hw: tuple[int, int]) -> ReidData:
         return Crops(images, people, split.cameras, found.joints, found.parts, split.source.names)
 
     notes += supervision.pickles(listing.root)
-    return ReidData(
-        crops(listing.train, "train"), crops(listing.query, "query"), crops(listing.gallery, "gallery"), notes
+    train, query, gallery = (
+        crops(split, what)
+        for split, what in ((listing.train, "train"), (listing.query, "query"), (listing.gallery, "gallery"))
     )
+    if train.joints is None and train.parts is None:
+        notes.append(
+            "train: no joints, no part labels (MGRe and MagnifierNet use them; sightline data annotate writes them)"
+        )
+    return ReidData(train, query, gallery, notes)
 
 
 def _mix(people: int, sites: int, seed: int, size_hw: tuple[int, int], workers: int, report: ShardReport) -> ReidData:
