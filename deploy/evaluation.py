@@ -146,6 +146,8 @@ def _score(model: Model, data: DataSet, asked: Asked, prefix: str, cores: int, c
     elif model.searches is not None and (data.name in SEARCH or data.name == SYNTHETIC):
         yield _searcher(model.searches, data, asked, prefix, cores, console)
     else:
+        if model.kind == "person-search":
+            console.print(f"{data.label} has crops: nobody is searched for, so these figures are no search's")
         for label, query, gallery in _crops(data, model.input_hw, cores, console):
             yield _embedder(model, label, query, gallery, asked, prefix, console)
 

@@ -189,6 +189,14 @@ def test_a_person_search_is_scored_by_every_protocol(prw, tmp_path, capsys):
     assert (tmp_path / "pictures" / "ranked-prw.png").is_file()
 
 
+def test_a_person_search_trained_on_crops_is_scored_on_crops_and_told_apart(market, tmp_path, capsys):
+    run = _run(
+        tmp_path / "run", "person-search", backbone="googlenet", input_hw=[64, 32], data="market1501", root=str(market)
+    )
+    assert 0 <= _scores(tmp_path, run)["market1501/mAP"] <= 1
+    assert "these figures are no search's" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
