@@ -34,6 +34,7 @@ class Bar:
 
     def __init__(self, console: Console, what: str) -> None:
         self._console, self._what, self._said = console, what, time.monotonic()
+        self._unsaid = ""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -49,13 +50,18 @@ class Bar:
 
     def __exit__(self, *exc: object) -> None:
         self._progress.stop()
+        if self._unsaid:
+            self._console.print(self._unsaid)
 
     def at(self, share: float, words: str) -> None:
         """Show that `share` in [0, 1] is done."""
         self._progress.update(self._task, completed=share, words=words)
-        if not self._console.is_terminal and (time.monotonic() - self._said > LINE_EVERY_S or share >= 1):
-            self._said = time.monotonic()
-            self._console.print(f"{self._what}: {share:.1%} {words}")
+        if self._console.is_terminal:
+            return
+        self._unsaid = f"{self._what}: {share:.1%} {words}"
+        if time.monotonic() - self._said > LINE_EVERY_S or share >= 1:
+            self._console.print(self._unsaid)
+            self._said, self._unsaid = time.monotonic(), ""
 
 
 def overrides_of(named: Mapping[str, Any], settings: Sequence[str], *, from_scratch: bool) -> dict[str, Any]:
@@ -63,7 +69,7 @@ def overrides_of(named: Mapping[str, Any], settings: Sequence[str], *, from_scra
     overrides = {key: value for key, value in named.items() if value is not None}
     for setting in settings:
         key, equals, text = setting.partition("=")
-        if not equals:
+        if not equals or not key.strip():
             raise UsageError(f"--set {setting}: expected KEY=VALUE, such as --set learning_rate=1e-3")
         try:
             overrides[key.strip()] = tomllib.loads(f"value = {text}")["value"]
@@ -124,13 +130,16 @@ def run_training(
 def _train(recipe: Recipe, output: Path, max_minutes: float | None, cores: int, console: Console) -> dict[str, Any]:
     import torch
 
-    from trainer import distributed
+    from trainer import checkpoint, distributed
     from trainer.loop import Progress as Now
     from trainer.loop import train
     from trainer.tasks import prepare
 
     path = output / "checkpoint.pt"
     resumed = path.exists()
+    if resumed:  # what it began with is behind it, and decided what it froze
+        have = checkpoint.load(path).recipe
+        recipe = recipe.model_copy(update={key: have[key] for key in ("start", "weights") if key in have})
     with distributed.first_alone(), Bar(console, "drawing") as bar:
         prepared = prepare(
             recipe, workers=cores, report=lambda done, of: bar.at(done / of, f"{done} of {of} shards"), resumed=resumed

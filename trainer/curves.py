@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 LOSS, SCORE = "loss/", "score/"
-"""How the keys of a row begin that hold a loss and a score; the others are "epoch", "rate", "pictures_s" and "waiting"."""
+"""How the keys of a row begin that hold a loss and a score; the others are "step", "epoch" and "rate"."""
 
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:

@@ -7,10 +7,14 @@ exchange are gradients, buffers and a few numbers per step.
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+PATIENCE = timedelta(hours=12)
+"""The others wait so long for process 0, which may draw for hours; torchrun ends them at once where one of them fails."""
 
 
 def rank() -> int:
@@ -38,7 +42,7 @@ def processes() -> Iterator[None]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(device())
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:
