@@ -52,6 +52,7 @@ def prepare(recipe: Recipe, *, workers: int, report: ShardReport, resumed: bool 
     with weights.left_alone() if resumed else nullcontext():
         task: Task = make(recipe, wrapped)
     task.pictures = pictures
+    notes = [*notes, *task.notes]
     matched = getattr(task, "matched", None)
     if matched is not None and not resumed:
         notes = [*notes, f"weights = {recipe.weights}: {matched}"]
