@@ -11,6 +11,7 @@ from torch import nn
 from torchvision.models import efficientnet_b0
 
 from deploy.export import to_onnx
+from trainer.augment import normalise
 from trainer.data import Crops
 from trainer.losses import batch_hard_triplet
 from trainer.methods import eprinet
@@ -563,6 +564,8 @@ def test_new_layers_begin_as_they_should():
         assert layer.weight.std().item() == pytest.approx(0.01, rel=0.01)
     fan_out = network.expand.weight.shape[0]
     assert network.expand.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.01)
+    for depthwise in (network.features[6][0].block[1][0], network.features[7][0].block[1][0]):
+        assert depthwise.weight.std().item() == pytest.approx((2 / depthwise.kernel_size[0] ** 2) ** 0.5, rel=0.05)
     assert network.pam.gamma.item() == 0
     assert not network.neck.bias.requires_grad
 
@@ -611,11 +614,15 @@ def test_sixteen_pictures_are_learnt_by_heart():
         optimiser.step()
         totals.append(total.item())
     assert np.mean(totals[-4:]) < 0.7 * np.mean(totals[:4])
+    task.network.eval()
+    pictures = torch.from_numpy(task._images).permute(0, 3, 1, 2) / 255
+    with torch.inference_mode():
+        vectors = F.normalize(task.network(normalise(F.interpolate(pictures, (128, 64)))))
+    nearest = (vectors @ vectors.T).fill_diagonal_(-1).argmax(1)
+    assert (task._labels[nearest] == task._labels).mean() > 0.9  # with the running statistics too
 
 
-@pytest.mark.parametrize(
-    ("branch", "pam"), [("none", "off"), ("none", "danet"), ("fpb", "fpb"), ("fpb", "literal"), ("pfpb", "off")]
-)
+@pytest.mark.parametrize(("branch", "pam"), [("none", "danet"), ("fpb", "fpb"), ("pfpb", "off")])
 def test_a_network_of_any_parts_can_be_traced_for_export_with_any_batch(branch, pam):
     with torch.device("meta"):
         network = eprinet.embedder(EPRINetRecipe(branch=branch, pam=pam)).eval()

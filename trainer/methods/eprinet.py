@@ -211,6 +211,11 @@ class EPRINet(nn.Module):
         self.features: nn.Sequential = efficientnet_b0(stochastic_depth_prob=recipe.stochastic_depth).features
         depthwise = self.features[6][0].block[1][0]
         depthwise.stride = (1, 1)
+        # torchvision counts all channels as a depthwise layer's fan; its maps then have a variance near 1/C, which running statistics
+        # that begin at 1 take a hundred steps to reach, while every picture gets the same vector in eval mode
+        for layer in self.features.modules():
+            if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+                nn.init.normal_(layer.weight, std=(2 / layer.weight[0].numel()) ** 0.5)
         shallow, middle, deep = (STAGE_CHANNELS[stage] for stage in recipe.taps)
         self.branch: nn.Module | None = None
         if recipe.branch == "pfpb":
