@@ -1,6 +1,6 @@
 """Tracklets to identities: the same person, a new one, or not sure yet. Pure: reads no clock and does no I/O.
 
-A tracklet is pending until enough speaks for a link or for somebody new, at the latest five seconds after its first
+A tracklet is pending until enough crops speak for a link or for somebody new, at the latest five seconds after its first
 frame; then linked or new; then ended. A step takes one record in order of event time and changes the state alone;
 the same state and record give the same decisions, on any machine run of the same versions.
 """
@@ -210,20 +210,21 @@ def _assign(state: State, rows: Sequence[Tracklet], time: int, *, final: bool) -
     odds, partner = np.exp(compared.log_odds), _hungarian(compared.log_odds)
     out = []
     for i, tracklet in enumerate(rows):
-        due = final or time - tracklet.first >= rules.wait_ns
+        pool, due = state.pools[tracklet.name], final or time - tracklet.first >= rules.wait_ns
         p_new = 1 / (1 + float(odds[i].sum()))
         j = partner[i]
         if j is not None:
             p = probability(state, odds, columns, i, j)
             credit = state.site.credit + rules.false_links - (1 - p)
             sure = p >= 1 - rules.false_links
-            if sure or (due and p >= rules.floor and credit >= 0):
+            if (sure and (due or pool.crops >= rules.sure_crops)) or (due and p >= rules.floor and credit >= 0):
                 state.site.credit = min(1.0, credit)
                 competition = float(odds[:, j].sum()) - float(odds[i, j])
                 out.append(_link(state, tracklet, found[i], columns[j], p, p_new, competition, sure, time))
                 continue
         stranger = p_new >= 1 - rules.false_links
-        if state.pools[tracklet.name].weight >= rules.min_weight and (stranger or due) and _room(state, columns):
+        soon = stranger and (pool.crops >= rules.stranger_crops or not state.identities)
+        if pool.weight >= rules.min_weight and (soon or due) and _room(state, columns):
             out.append(_new(state, tracklet, found[i], p_new, stranger, time))
     return out
 

@@ -40,8 +40,9 @@ def links(size: int = SIZE) -> Links:
 
 
 def rules(cameras: int = 2, size: int = SIZE, **changes: object) -> Rules:
-    """Camera means off unless asked for."""
-    return Rules(Calibration(links(size)), cameras, **({"mean_prior": FAR} | changes))  # type: ignore[arg-type]
+    """Camera means off, decided by a single crop and people 30 s apart unless asked for."""
+    plain = {"mean_prior": FAR, "sure_crops": 1, "stranger_crops": 1, "tau_s": 30.0}
+    return Rules(Calibration(links(size)), cameras, **(plain | changes))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,16 @@ def test_two_cameras_that_overlap_share_a_person():
     assert decisions[-1].previous_camera == "A"
 
 
+def test_a_link_waits_for_as_many_crops_as_it_is_told():
+    _, decisions = site(A, Track("r", "A", like(0.6, 2), 60, 64), sure_crops=4)
+    assert said(decisions) == [("new", "a", 0.0), ("link", "r", 60.6)]
+
+
+def test_a_stranger_waits_for_as_many_crops_as_it_is_told():
+    _, decisions = site(A, Track("o", "B", e(2), 20, 24), stranger_crops=4)
+    assert said(decisions) == [("new", "a", 0.0), ("new", "o", 20.6)]
+
+
 def test_a_look_alike_is_new_after_the_wait():
     _, decisions = site(A, Track("b", "B", like(0.25, 2), 20, 30))
     assert said(decisions) == [("new", "a", 0.0), ("new", "b", 25.0)]
