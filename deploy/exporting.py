@@ -12,6 +12,7 @@ from detector.letterbox import letterbox
 from reid.crops import to_batch
 from stream.errors import DataError, UsageError
 from trainer import checkpoint, drawn
+from trainer.datasets.table import MIX, SYNTHETIC
 from trainer.serving import ServedDetector, served
 
 GOLDEN = 4
@@ -29,6 +30,10 @@ def export_checkpoint(
 ) -> dict[str, Any]:
     """Write the bundle and say what it is."""
     saved = checkpoint.load(path)
+    if saved.recipe.get("method") == "person-search":
+        raise UsageError(
+            f"{path} is of person search, which the stream cannot serve yet: evaluate it, or name an embedder"
+        )
     module, size_hw = served(saved)
     is_detector = isinstance(module, ServedDetector)
     if any(size):
@@ -41,7 +46,7 @@ def export_checkpoint(
             raise UsageError(f"the input is {size_hw[0]}x{size_hw[1]}, expected multiples of 32")
     pictures = drawn.golden_pictures("scenes" if is_detector else "crops", GOLDEN)
     golden = letterbox(pictures, size_hw)[0] if is_detector else to_batch(pictures, size_hw)
-    synthetic = saved.recipe.get("data") == "synthetic"
+    synthetic = saved.recipe.get("data") in (SYNTHETIC, MIX)
     described = Described(
         name=name,
         version=version,
