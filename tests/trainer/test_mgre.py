@@ -1,14 +1,15 @@
-import io
 import re
 import warnings
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from deploy.export import OPSET, to_onnx, without_notes
 from reid.crops import to_batch
 from stream.errors import DataError, SettingsError, UsageError
 from trainer import checkpoint, resnet_ibn
@@ -220,14 +221,14 @@ def test_a_few_people_are_learnt_by_heart():
     _stir(task)
     optimiser = task.optimiser()
     history = []
-    for step in range(12):
+    for step in range(8):
         losses = task.losses(torch.arange(12), torch.Generator().manual_seed(step), CPU)
         optimiser.zero_grad()
         sum(losses.values()).backward()
         optimiser.step()
         history.append({name: value.item() for name, value in losses.items()})
     for kind in ("identity", "location"):
-        assert history[-1][kind] < 0.6 * history[0][kind], kind
+        assert history[-1][kind] < 0.7 * history[0][kind], kind
     assert set(history[0]) == set(mgre.LOSSES)
 
 
@@ -363,42 +364,56 @@ def test_the_weights_are_tuned_on_people_held_out():
     assert best > mean_ap((np.array(recipe.stage_weights[1:], np.float32)[:, None] * unit).reshape(40, 24))
 
 
-@pytest.mark.parametrize(
-    ("keys", "samplers"),
-    [
-        pytest.param({}, 7, id="MGRe"),
-        pytest.param({"regions": "joints"}, 7, id="boxes as a second input"),
-        pytest.param(
-            {"features": "last", "stages": (2,), "pool": "concat", "fe4": True}, 2, id="halves on the last map"
-        ),
-        pytest.param({"regions": "loss"}, 0, id="baseline"),
-    ],
-)
-def test_the_exported_graph_gives_the_same_vectors(keys, samplers):
-    network = mgre.embedder(_recipe(**keys)).eval()
+def _for_export(**keys):
+    """A network whose regions depend on the picture."""
+    network = MGRe(_recipe(**keys)).eval()
     for locator in network.locators.values():
         nn.init.normal_(locator.out.weight, std=1e-2)
-    inputs = (torch.zeros(2, 3, 64, 32),)
-    if network._recipe.regions == "joints":
-        inputs += (given_boxes(torch.from_numpy(_joints(2)), 0.3),)
+    return network
+
+
+def _session(graph):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _same(got, expected):
+    assert np.abs(got - expected).max() <= 1e-4
+    assert ((got * expected).sum(1) >= 0.9999).all()
+
+
+def test_the_exported_graph_gives_the_same_vectors():
+    module = ServedEmbedder(_for_export()).eval()
+    graph = to_onnx(module, (64, 32))
+    kinds = [node.op_type for node in onnx.load_from_string(graph).graph.node]
+    assert kinds.count("GridSample") == 7
+    assert "AffineGrid" not in kinds
+    session, backend = _session(graph), TorchBackend(module)
+    for count in (1, 4, 4):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 64, 32, 3), dtype=np.uint8)
+        _same(session.run(None, {"images": pixels})[0], backend.infer(pixels)["embedding"])
+
+
+def test_without_joint_optimisation_boxes_are_a_second_input_of_the_graph():
+    network = _for_export(regions="joints", features="last", stages=(2,), pool="concat", fe4=True)
+    boxes = given_boxes(torch.from_numpy(_joints(4)), 0.3)
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts
         program = torch.onnx.export(
-            network, inputs, dynamo=True, opset_version=18, dynamic_shapes=({0: batch},) * len(inputs), verbose=False
+            network,
+            (torch.zeros(2, 3, 64, 32), boxes[:2]),
+            dynamo=True,
+            input_names=["pictures", "boxes"],
+            opset_version=OPSET,
+            dynamic_shapes=({0: batch}, {0: batch}),
+            verbose=False,
         )
-    graph = io.BytesIO()
-    program.save(graph)
-    kinds = [node.op_type for node in program.model_proto.graph.node]
-    assert kinds.count("GridSample") == samplers
-    assert "AffineGrid" not in kinds
-    session = onnxruntime.InferenceSession(graph.getvalue(), providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_inputs()]
-    for count in (1, 4, 4):
-        fed = (torch.randn(count, 3, 64, 32), *(one[:1].expand(count, -1, -1) for one in inputs[1:]))
+    session = _session(without_notes(program))
+    for count in (1, 4):
+        pictures = torch.randn(count, 3, 64, 32)
         with torch.inference_mode():
-            expected = F.normalize(network(*fed)).numpy()
-        got = session.run(None, {name: value.numpy() for name, value in zip(names, fed, strict=True)})[0]
-        got = got / np.linalg.norm(got, axis=1, keepdims=True)
-        assert np.abs(got - expected).max() <= 1e-4
-        assert ((got * expected).sum(1) >= 0.9999).all()
+            expected = F.normalize(network(pictures, boxes[:count])).numpy()
+        got = session.run(None, {"pictures": pictures.numpy(), "boxes": boxes[:count].numpy()})[0]
+        _same(got / np.linalg.norm(got, axis=1, keepdims=True), expected)
