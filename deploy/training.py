@@ -80,11 +80,11 @@ def overrides_of(named: Mapping[str, Any], settings: Sequence[str], *, from_scra
     return overrides | ({"weights": ""} if from_scratch else {})
 
 
-def make_recipe(method: str, path: Path | None, overrides: Mapping[str, Any], console: Console) -> Recipe:
+def make_recipe(method: str, path: Path | None, overrides: Mapping[str, Any]) -> Recipe:
     """The recipe file with what the command line says, or the method's own values.
 
     Drawn people are small and need no photographs to begin with: without a recipe file they are trained on from scratch, at half the
-    method's size. A batch never asks for more people than are drawn.
+    method's size.
     """
     from trainer.settings import make_recipe, read_recipe
 
@@ -97,10 +97,6 @@ def make_recipe(method: str, path: Path | None, overrides: Mapping[str, Any], co
         if recipe.data == SYNTHETIC and method != "detector":
             half = {"weights": "", "input_hw": [side // 32 * 16 for side in recipe.input_hw]}
             recipe = make_recipe({"method": method, **half, **overrides}, "the command line")
-    wanted = getattr(recipe, "batch_people", 0)
-    if 0 < recipe.people < wanted and not recipe.sites and "batch_people" not in overrides:
-        console.print(f"batch_people = {recipe.people}: {wanted} are more than the people there are")
-        recipe = make_recipe({**recipe.model_dump(mode="json"), "batch_people": recipe.people}, "the command line")
     return recipe
 
 
@@ -123,7 +119,7 @@ def run_training(
         cores = threads or max(1, (os.cpu_count() or 1) // distributed.world())
         torch.set_num_threads(cores)
         told = console if first else Console(quiet=True)
-        recipe = make_recipe(method, recipe_path, overrides, told)
+        recipe = make_recipe(method, recipe_path, overrides)
         return _train(recipe, output, max_minutes, cores, told)
 
 
@@ -135,11 +131,17 @@ def _train(recipe: Recipe, output: Path, max_minutes: float | None, cores: int, 
     from trainer.loop import train
     from trainer.tasks import prepare
 
+    called = time.monotonic()
     path = output / "checkpoint.pt"
     resumed = path.exists()
     if resumed:  # what it began with is behind it, and decided what it froze
         have = checkpoint.load(path).recipe
         recipe = recipe.model_copy(update={key: have[key] for key in ("start", "weights") if key in have})
+    height, width = recipe.input_hw
+    begins = "goes on" if resumed else f"from {recipe.start or recipe.weights or 'scratch'}"
+    console.print(
+        f"{recipe.method} on {recipe.data} at {height}x{width}, {begins}, {recipe.epochs} epochs, {recipe.precision}"
+    )
     with distributed.first_alone(), Bar(console, "drawing") as bar:
         prepared = prepare(
             recipe, workers=cores, report=lambda done, of: bar.at(done / of, f"{done} of {of} shards"), resumed=resumed
@@ -147,6 +149,8 @@ def _train(recipe: Recipe, output: Path, max_minutes: float | None, cores: int, 
     for note in prepared.notes:
         console.print(note)
     started = time.monotonic()
+    if max_minutes is not None:  # drawing counts too
+        max_minutes = max(0.0, max_minutes - (started - called) / 60)
     last: dict[str, Any] = {}
     with Bar(console, f"training {recipe.method}") as bar:
 

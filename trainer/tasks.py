@@ -14,9 +14,9 @@ from trainer.checkpoint import load, load_weights
 from trainer.data import Crops, Scenes
 from trainer.datasets import load_reid, load_search
 from trainer.datasets.table import REID
-from trainer.loop import Judge
 from trainer.methods import method_module
 from trainer.methods.detector import DetectorRecipe
+from trainer.run import Judge
 from trainer.settings import Recipe
 from trainer.task import Task
 from trainer.validation import crops_judge

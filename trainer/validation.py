@@ -7,8 +7,8 @@ from torch import nn
 from trainer import distributed
 from trainer.data import Crops
 from trainer.evaluate import embed, split
-from trainer.loop import Judge
 from trainer.metrics import rank
+from trainer.run import Judge
 from trainer.serving import ServedEmbedder, TorchBackend
 
 

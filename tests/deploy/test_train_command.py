@@ -15,6 +15,7 @@ import torch
 from deploy.cli import status_of
 from deploy.methods import command, describe
 from deploy.training import duration, overrides_of
+from deploy.training import make_recipe as make_run_recipe
 from stream.errors import UsageError
 from trainer import checkpoint
 from trainer.methods import METHODS, method_module
@@ -87,6 +88,7 @@ def test_a_run_in_pieces_says_where_it_is_and_goes_on_elsewhere(market, tmp_path
     assert first["pictures_per_s"] > 0
     assert 0 <= first["waiting"] <= 1
     said = capsys.readouterr().out
+    assert "osnet on market1501 at 64x32, from scratch, 2 epochs, fp32" in said
     assert "not complete; the same command goes on" in said
     assert "of the time waiting for data" in said
     (tmp_path / "there").mkdir()
@@ -203,6 +205,15 @@ def test_wrong_usage_ends_in_one_line(arguments, status, message, tmp_path, monk
     said = capsys.readouterr().err
     assert message in said
     assert len(said.splitlines()) == 1
+
+
+def test_drawn_people_are_trained_on_from_scratch_at_half_size_unless_told_otherwise():
+    plain = make_run_recipe("eprinet", None, {})
+    assert (plain.input_hw, plain.weights, plain.data) == ((192, 96), "", "synthetic")
+    told = make_run_recipe("eprinet", None, {"input_hw": [256, 128], "weights": "imagenet"})
+    assert (told.input_hw, told.weights) == ((256, 128), "imagenet")
+    real = make_run_recipe("eprinet", None, {"data": "market1501"})
+    assert (real.input_hw, real.weights) == ((384, 192), "imagenet")
 
 
 def test_settings_are_read_as_toml_and_else_as_text():
