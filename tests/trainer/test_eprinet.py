@@ -2,7 +2,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -10,13 +9,14 @@ from pydantic import ValidationError
 from torch import nn
 from torchvision.models import efficientnet_b0
 
-from deploy.export import to_onnx
+from deploy.export import check, to_onnx
+from stream.model import ModelCard
 from trainer.augment import normalise
 from trainer.data import Crops
 from trainer.losses import batch_hard_triplet
 from trainer.methods import eprinet
 from trainer.methods.eprinet import ABLATIONS, EPRINetRecipe, EPRINetTask, PixelPyramid, PositionAttention
-from trainer.serving import ServedEmbedder
+from trainer.serving import ServedEmbedder, TorchBackend
 
 ROWS = {name: keys for name, keys in ABLATIONS.items() if name == "EPRI-Net" or name.startswith("baseline")}
 BRANCHES = ("none", "fpb", "pfpb")
@@ -632,20 +632,17 @@ def test_a_network_of_any_parts_can_be_traced_for_export_with_any_batch(branch, 
         assert program.module()(torch.zeros(5, 3, 64, 32)).shape == (5, 1472 if branch == "fpb" else 1280)
 
 
-def test_the_graph_for_serving_answers_as_torch_does_and_has_no_classifier():
+def test_the_graph_for_serving_passes_the_gate_of_exports_and_has_no_classifier():
     module = ServedEmbedder(_network(gamma=0.5, input_hw=(384, 192))).eval()
+    golden = np.random.default_rng(0).integers(0, 256, (4, 384, 192, 3), dtype=np.uint8)
+    expected = TorchBackend(module).infer(golden)
+    card = ModelCard(
+        name="eprinet", version="1", kind="embedder", input_hw=(384, 192), outputs={"embedding": (1280,)}, max_batch=4,
+        embedding_size=1280, synthetic_only=True, licence="Apache-2.0", digest="0" * 64,
+    )  # fmt: skip
     data = to_onnx(module, (384, 192))
-    sizes = {tuple(value.dims) for value in onnx.load_from_string(data).graph.initializer}
-    assert not any(751 in dims for dims in sizes)
+    check(data, card, expected, golden).close()  # each alone, in a batch of 3 and of 4
+    cosines = expected["embedding"] @ expected["embedding"].T
+    assert (cosines[~np.eye(4, dtype=bool)] < 0.99).all()  # else the gate would not notice a mixture
+    sizes = [tuple(value.dims) for value in onnx.load_from_string(data).graph.initializer]
     assert sum(int(np.prod(dims)) for dims in sizes) < _parameters(module.network)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(0)
-    for count in (1, 4, 1):
-        images = rng.integers(0, 256, (count, 384, 192, 3), dtype=np.uint8)
-        with torch.inference_mode():
-            expected = module(torch.from_numpy(images)).numpy()
-        [got] = session.run(None, {"images": images})
-        assert np.abs(got - expected).max() <= 1e-4
-        assert (got * expected).sum(1).min() >= 0.9999
