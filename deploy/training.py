@@ -108,8 +108,8 @@ def run_training(
     max_minutes: float | None,
     threads: int | None,
     console: Console,
-) -> dict[str, Any]:
-    """Train, or go on training, as one of torchrun's processes too; returns what is reported."""
+) -> dict[str, Any] | None:
+    """Train, or go on training; returns what is reported, None in all but the first of torchrun's processes."""
     import torch
 
     from trainer import distributed
@@ -120,7 +120,8 @@ def run_training(
         torch.set_num_threads(cores)
         told = console if first else Console(quiet=True)
         recipe = make_recipe(method, recipe_path, overrides)
-        return _train(recipe, output, max_minutes, cores, told)
+        report = _train(recipe, output, max_minutes, cores, told)
+        return report if first else None
 
 
 def _train(recipe: Recipe, output: Path, max_minutes: float | None, cores: int, console: Console) -> dict[str, Any]:

@@ -22,6 +22,6 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
         panel.set_ylabel(label)
         panel.grid(alpha=0.3)
         if keys != ["rate"] and keys:
-            panel.legend(loc="upper right", frameon=False)
+            panel.legend(loc="best", framealpha=0.7)
     panels[-1].set_xlabel("epoch")
     figure.savefig(path, dpi=100)

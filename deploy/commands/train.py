@@ -73,4 +73,6 @@ def train(
     }
     overrides = overrides_of(named, settings or [], from_scratch=from_scratch)
     report = Output(json)
-    report.data(run_training(method, recipe, overrides, output, max_minutes, threads, report.console))
+    done = run_training(method, recipe, overrides, output, max_minutes, threads, report.console)
+    if done is not None:
+        report.data(done)
