@@ -92,4 +92,7 @@ def make_recipe(values: Mapping[str, Any], where: str) -> Recipe:
             near = difflib.get_close_matches(key, kind.model_fields, 1)
             hint = f": did you mean {near[0]}?" if near else f": known are {', '.join(sorted(kind.model_fields))}"
             raise SettingsError(f"{where}: unknown key {key}{hint}") from error
-        raise SettingsError(f"{where}: {key} = {first['input']!r} is refused: {first['msg']}") from error
+        said = first["msg"].removeprefix("Value error, ")
+        if not key:  # keys that do not go together
+            raise SettingsError(f"{where}: {said}") from error
+        raise SettingsError(f"{where}: {key} = {first['input']!r} is refused: {said}") from error

@@ -5,11 +5,11 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from pydantic import ValidationError
 from torch import nn
 from torchvision.models import efficientnet_b0
 
 from deploy.export import check, to_onnx
+from stream.errors import SettingsError
 from stream.model import ModelCard
 from trainer.augment import normalise
 from trainer.data import Crops
@@ -17,6 +17,7 @@ from trainer.losses import batch_hard_triplet
 from trainer.methods import eprinet
 from trainer.methods.eprinet import ABLATIONS, EPRINetRecipe, EPRINetTask, PixelPyramid, PositionAttention
 from trainer.serving import ServedEmbedder, TorchBackend
+from trainer.settings import make_recipe
 
 ROWS = {name: keys for name, keys in ABLATIONS.items() if name == "EPRI-Net" or name.startswith("baseline")}
 BRANCHES = ("none", "fpb", "pfpb")
@@ -583,8 +584,8 @@ def test_new_layers_begin_as_they_should():
     ],
 )
 def test_options_that_do_not_fit_are_refused(keys, said):
-    with pytest.raises(ValidationError, match=said):
-        EPRINetRecipe(**keys)
+    with pytest.raises(SettingsError, match=f"^the command line: .*{said}"):
+        make_recipe({"method": "eprinet", **keys}, "the command line")
 
 
 def test_a_training_begins_with_torchvisions_weights_whose_classifier_is_left_out(tmp_path):
