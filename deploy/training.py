@@ -164,10 +164,11 @@ def _train(recipe: Recipe, output: Path, max_minutes: float | None, cores: int, 
                 pictures_per_s=now.pictures_per_s,
                 waiting=now.waiting,
             )
+            pace = f"{now.pictures_per_s:.{0 if now.pictures_per_s >= 10 else 1}f}"
             terms = " + ".join(f"{name} {value:.3f}" for name, value in now.losses.items())
             bar.at(
                 now.progress,
-                f"epoch {now.epoch + 1} of {recipe.epochs}, step {now.step}: loss {now.loss:.3f} = {terms}; {now.pictures_per_s:.0f} "
+                f"epoch {now.epoch + 1} of {recipe.epochs}, step {now.step}: loss {now.loss:.3f} = {terms}; {pace} "
                 f"pictures/s, {now.waiting:.0%} of the time waiting for data, {duration(now.left_s)} left",
             )
 
