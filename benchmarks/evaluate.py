@@ -9,6 +9,7 @@ Vectors are random around a centre per person, 512 values; for re-ranking close 
 """
 
 import argparse
+import os
 import platform
 import resource
 import time
@@ -62,8 +63,7 @@ def main() -> None:
     parser.add_argument("--rerank-msmt17", action="store_true")
     given = parser.parse_args()
     rng = np.random.default_rng(0)
-    with open("/proc/loadavg") as file:  # noqa: PTH123
-        print(f"{platform.processor() or platform.machine()}, load average {file.read().split()[0]}")
+    print(f"{platform.processor() or platform.machine()}, load average {os.getloadavg()[0]:.2f}")
     if given.rerank_msmt17:
         extrapolate(*MSMT17, rng)
         return

@@ -9,13 +9,11 @@ class DetectorSettings(Section):
     """What counts as a person, and how long one may be out of sight and keep the tracklet."""
 
     bundle: str = "person-detector"  # a name or a folder
-    # Scores of the shipped detector approximate the box's IoU. With every tracklet named by the truth the demo's IDF1 is 0.90 at these; 0.6
-    # and 0.45 begin fewer short tracklets and find fewer small people: over five scenes IDF1 and precision of links were the same.
+    # Scores of the shipped detector approximate the box's IoU. With every tracklet named by the truth the demo's IDF1 is 0.90
+    # at these; 0.6 and 0.45 begin fewer short tracklets and find fewer small people, and over five scenes link no better.
     high_score: float = Field(0.4, ge=0.05, le=1)  # a box from here on may go on with any tracklet
     new_score: float = Field(0.5, ge=0.05, le=1)  # and from here on begin one
-    low_score: float = Field(
-        0.25, ge=0.01, le=1
-    )  # below it a box does not exist; from it on it may keep a tracklet alive
+    low_score: float = Field(0.25, ge=0.01, le=1)  # weaker boxes do not exist; from it on one keeps a tracklet alive
     nms_iou: float = Field(0.6, gt=0, lt=1)  # of two boxes that overlap more, the weaker is dropped
     max_lost_s: float = Field(1.4, gt=0, lt=2)  # the matcher ends a tracklet after 2 s, and ended names never come back
     max_batch: int = Field(16, ge=1, le=256)  # pictures per call of the model

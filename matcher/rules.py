@@ -67,13 +67,9 @@ class Rules:
 
     wait_ns: int = 5 * SECOND  # a tracklet is decided at the latest then; 1 s .74 | .74, 10 s .79 | .76
     left_ns: int = 2 * SECOND  # unseen for this long, it has ended
-    sure_crops: int = (
-        4  # before them only a tracklet's time being up decides: first crops are cut by the picture's edge
-    )
-    stranger_crops: int = (
-        12  # as many before somebody new is declared early; 1 and 1 on the demo: IDF1 .75, precision .88, not .80, .91
-    )
-    tau_s: float = 10.0  # typical transit; 30 s .77 | .76; on the demo, whose cameras are seconds apart, .71 and not .75; 120 s .72 | .69
+    sure_crops: int = 4  # a link waits for as many unless its time is up: first crops are cut off by the picture's edge
+    stranger_crops: int = 12  # somebody new, too; on the demo .80 at precision .91; 1 and 1: .75 at .88
+    tau_s: float = 10.0  # typical transit; 30 s .77 | .76, but on the demo .71, not .75; 120 s .72 | .69
     clip: float = 8.0  # most that appearance alone may say, in log-odds; 5 .69 | .27
     floor: float = 0.6  # least probability of a link; .9 .72 | .67
     exemplars: int = 8  # per identity; 1 .71 | .59

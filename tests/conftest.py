@@ -29,6 +29,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tests that train: two threads of torch spin against each other on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def refused_connections() -> Iterator[None]:
     """For tests whose connections are refused: kafka-python leaves such sockets to the garbage collector."""
     with warnings.catch_warnings():

@@ -1,7 +1,7 @@
 """Losses: functions of tensors, computed in float32 whatever the network ran in, inside an autocast block too."""
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stream.errors import UsageError

@@ -6,7 +6,7 @@ apart from all of both: a softmax over cosines. Neither has a gradient; both are
 """
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer import distributed

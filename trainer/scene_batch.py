@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2 import functional as V  # noqa: N812
+from torchvision.transforms.v2 import functional as V
 
 from trainer.augment import normalise
 from trainer.data import LEAST_VISIBLE

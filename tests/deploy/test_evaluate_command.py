@@ -19,13 +19,7 @@ from trainer.checkpoint import Checkpoint
 from trainer.methods import method_module
 from trainer.settings import make_recipe
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _market(root, cameras=(1, 2, 3)):

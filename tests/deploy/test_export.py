@@ -24,12 +24,7 @@ OSNET = OSNetRecipe(width=0.25, input_hw=SIZE_HW)
 DESCRIBED = Described("tiny", "1", "made by a test", ("noise",), {"noise/rank1": 0.5}, synthetic_only=True)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _golden(size_hw=SIZE_HW):

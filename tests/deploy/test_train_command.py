@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 import scipy.io
-import torch
 
 from deploy.cli import status_of
 from deploy.methods import command, describe
@@ -21,13 +20,7 @@ from trainer import checkpoint
 from trainer.methods import METHODS, method_module
 from trainer.settings import make_recipe
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

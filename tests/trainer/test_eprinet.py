@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import nn
 from torchvision.models import efficientnet_b0
 
@@ -25,12 +25,7 @@ PAMS = ("off", "literal", "danet", "fpb")
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _parameters(*modules, trainable=False):

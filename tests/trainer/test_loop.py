@@ -18,13 +18,7 @@ from trainer.events import EventFile
 from trainer.loop import train
 from trainer.sampler import PKSampler
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # two spin against each other on a busy machine
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _toy(data=None, *, norm=True, **values):

@@ -15,13 +15,7 @@ from trainer.loop import train
 from trainer.methods import magnifiernet as m
 from trainer.serving import ServedEmbedder, TorchBackend
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # two spin against each other on a busy machine
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

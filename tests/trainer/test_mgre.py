@@ -6,7 +6,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import nn
 
 from deploy.export import OPSET, to_onnx, without_notes
@@ -27,14 +27,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def _small_and_steady(monkeypatch):
+def _small_and_steady(monkeypatch, one_thread):
     """A trunk with one block in each stage: a quarter of the work, every connection. One thread, one seed."""
     monkeypatch.setitem(resnet_ibn._LAYERS, "resnet50-ibn-a", [1, 1, 1, 1])
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # two spin against each other on a busy machine
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 def _recipe(**keys):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from trainer.oim import BACKGROUND, OIM, UNLABELED
 

@@ -16,7 +16,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet50_Weights
