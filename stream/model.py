@@ -20,6 +20,7 @@ CARD_VERSION = 1
 LETTERBOX_FILL = 114
 
 Kind = Literal["detector", "embedder", "person-search"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):
@@ -34,6 +35,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Output name -> shape without the batch axis."""
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     embedding_size: int | None = None
+    precision: Precision = "fp32"
+    """Of the graph's arithmetic; it is written into the graph, and the outputs are float32 in any case."""
     synthetic_only: bool
     """True when no picture of a real person was seen in training."""
     data_sets: tuple[str, ...] = ()
