@@ -5,6 +5,7 @@ synthetic camera shows. Training draws shards from 0 up and judging from `TEST` 
 far from the small seeds that demos use.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -29,9 +30,6 @@ TEST = 900_000
 SEEDS = 1_000_000
 """Shards per seed of a recipe; shard s of seed n is drawn from n * SEEDS + s."""
 
-SCENE_HW = (256, 416)
-SITE_HW = (288, 512)
-"""Sites are drawn at this size for training, of which each picture keeps a window of `SCENE_HW`."""
 SCENES_PER_SHARD = 80
 MOST_PEOPLE = 24
 
@@ -42,19 +40,23 @@ SITE_SECONDS = 120.0
 SITE_PICTURES_PER_PERSON = 32
 
 
-def train_scenes(count: int, sites: int, seed: int, workers: int, report: ShardReport) -> Scenes:
-    """About `count` random scenes, in whole shards, and 80 pictures from each of `sites` sites."""
+def train_scenes(
+    count: int, sites: int, seed: int, size_hw: tuple[int, int], workers: int, report: ShardReport
+) -> Scenes:
+    """About `count` random scenes, in whole shards, and 80 windows from each of `sites` sites, all of `size_hw`."""
     first = seed * SEEDS
-    free = _scenes("scenes", first, max(1, round(count / SCENES_PER_SHARD)), workers, report)
-    return _join_scenes(free, _scenes("sites", first, sites, workers, report)) if sites else free
+    free = _scenes("scenes", _draw_scenes, first, max(1, round(count / SCENES_PER_SHARD)), size_hw, workers, report)
+    return (
+        _join_scenes(free, _scenes("sites", _draw_windows, first, sites, size_hw, workers, report)) if sites else free
+    )
 
 
 def test_scenes(workers: int, report: ShardReport) -> dict[str, Scenes]:
     """Unseen scenes by name: random ones, and sites filmed at 640x360 and at 1280x720."""
     return {
-        "scenes": _scenes("scenes", TEST, 4, workers, report),
-        "sites_640x360": _scenes("sites", TEST, 4, workers, report, size_hw=(360, 640)),
-        "sites_1280x720": _scenes("sites", TEST + 4, 2, workers, report, size_hw=(720, 1280)),
+        "scenes": _scenes("scenes", _draw_scenes, TEST, 4, (256, 416), workers, report),
+        "sites_640x360": _scenes("sites", _draw_sites, TEST, 4, (360, 640), workers, report),
+        "sites_1280x720": _scenes("sites", _draw_sites, TEST + 4, 2, (720, 1280), workers, report),
     }
 
 
@@ -75,18 +77,22 @@ def test_crops(workers: int, report: ShardReport) -> dict[str, Crops]:
 
 def golden_pictures(kind: str, count: int) -> list[U8]:
     """A few unseen scenes or crops, for a bundle's golden set."""
-    draw = _draw_sites if kind == "scenes" else _draw_people
-    images = draw(TEST + 100)["images"]
+    images = (_draw_windows(TEST + 100, (256, 416)) if kind == "scenes" else _draw_people(TEST + 100))["images"]
     return [np.asarray(image) for image in images[np.linspace(0, len(images) - 1, count).astype(int)]]
 
 
 def _scenes(
-    kind: str, first: int, shards: int, workers: int, report: ShardReport, *, size_hw: tuple[int, int] = SCENE_HW
+    kind: str,
+    draw: Callable[[int, tuple[int, int]], Shard],
+    first: int,
+    shards: int,
+    size_hw: tuple[int, int],
+    workers: int,
+    report: ShardReport,
 ) -> Scenes:
-    draw = partial(_draw_scenes if kind == "scenes" else _draw_sites, size_hw=size_hw)
     parts = drawn(
         kind,
-        partial(_shifted, draw, first),
+        partial(_shifted, partial(draw, size_hw=size_hw), first),
         shards,
         key={"first": first, "size": size_hw},
         workers=workers,
@@ -123,7 +129,7 @@ def _draw_people(seed: int) -> Shard:
     return {"images": crops.images, "people": crops.person, "cameras": crops.camera}
 
 
-def _draw_scenes(seed: int, size_hw: tuple[int, int] = SCENE_HW) -> Shard:
+def _draw_scenes(seed: int, size_hw: tuple[int, int]) -> Shard:
     """Random pictures, nothing in them the same twice."""
     rng = np.random.default_rng([seed, 3])
     drawn_ = [draw_scene(rng, size_hw) for _ in range(SCENES_PER_SHARD)]
@@ -131,10 +137,20 @@ def _draw_scenes(seed: int, size_hw: tuple[int, int] = SCENE_HW) -> Shard:
     return {"images": np.stack([image for image, _, _ in drawn_]), "xyxy": xyxy, "visible": visible}
 
 
-def _draw_sites(seed: int, size_hw: tuple[int, int] = SCENE_HW) -> Shard:
-    """One site, a share of the pictures from each of its four cameras."""
+def _draw_sites(seed: int, size_hw: tuple[int, int]) -> Shard:
+    """One site filmed at `size_hw`, a share of the pictures from each of its four cameras."""
+    return _filmed(np.random.default_rng([seed, 1]), seed, size_hw)
+
+
+def _draw_windows(seed: int, size_hw: tuple[int, int]) -> Shard:
+    """A window of `size_hw` out of each picture of a site, which is filmed an eighth higher, at 16:9."""
     rng = np.random.default_rng([seed, 1])
-    settings = _site(rng, seed, SITE_HW if size_hw == SCENE_HW else size_hw)
+    site = _filmed(rng, seed, (size_hw[0] * 9 // 8, size_hw[0] * 2))
+    return windows(site["images"], site["xyxy"], site["visible"], size_hw, rng)
+
+
+def _filmed(rng: np.random.Generator, seed: int, size_hw: tuple[int, int]) -> Shard:
+    settings = _site(rng, seed, size_hw)
     images, people = [], []
     for camera in range(settings.cameras):
         view = View(settings, camera)
@@ -143,14 +159,12 @@ def _draw_sites(seed: int, size_hw: tuple[int, int] = SCENE_HW) -> Shard:
             images.append(compress(image, rng))
             people.append((truth.xyxy, truth.visible))
     xyxy, visible = pad_people(people, MOST_PEOPLE)
-    if size_hw != SCENE_HW:
-        return {"images": np.stack(images), "xyxy": xyxy, "visible": visible}
-    return windows(np.stack(images), xyxy, visible, rng)
+    return {"images": np.stack(images), "xyxy": xyxy, "visible": visible}
 
 
-def windows(images: U8, xyxy: F32, visible: F32, rng: np.random.Generator) -> Shard:
-    """A window of `SCENE_HW` out of each picture, anywhere; boxes move with it and may reach beyond it."""
-    height, width = SCENE_HW
+def windows(images: U8, xyxy: F32, visible: F32, size_hw: tuple[int, int], rng: np.random.Generator) -> Shard:
+    """A window of `size_hw` out of each picture, anywhere; boxes move with it and may reach beyond it."""
+    height, width = size_hw
     top = rng.integers(0, images.shape[1] - height + 1, len(images))
     left = rng.integers(0, images.shape[2] - width + 1, len(images))
     cut = [image[y : y + height, x : x + width] for image, y, x in zip(images, top, left, strict=True)]

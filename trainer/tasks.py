@@ -76,7 +76,7 @@ def _data(recipe: Recipe, workers: int, report: ShardReport) -> tuple[Crops | Sc
     if isinstance(recipe, DetectorRecipe):
         if recipe.data != "synthetic":
             raise UsageError(f"data = {recipe.data!r}: the detector is trained on synthetic scenes only")
-        return drawn.train_scenes(recipe.scenes, recipe.sites, recipe.seed, workers, report), None, []
+        return drawn.train_scenes(recipe.scenes, recipe.sites, recipe.seed, recipe.input_hw, workers, report), None, []
     if recipe.method in SEARCHES and recipe.data not in REID:
         if recipe.val_ids:
             raise UsageError(f"val_ids = {recipe.val_ids}: people are held out of crops only, not of whole scenes")

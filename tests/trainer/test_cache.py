@@ -61,7 +61,7 @@ def test_windows_move_people_with_their_pictures():
     images = np.zeros((6, 288, 512, 3), np.uint8)
     images[:, 140:160, 250:260] = 255
     xyxy = np.tile(np.array([250, 140, 260, 160], np.float32), (6, 1, 1))
-    cut = windows(images, xyxy, np.ones((6, 1), np.float32), rng)
+    cut = windows(images, xyxy, np.ones((6, 1), np.float32), (256, 416), rng)
     assert cut["images"].shape == (6, 256, 416, 3)
     for image, box in zip(cut["images"], cut["xyxy"], strict=True):
         rows, columns = np.nonzero(image[..., 0])
