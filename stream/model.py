@@ -5,7 +5,7 @@ graph; N may be anything from 0 to `max_batch` (backends split more). By kind th
 
 detector       ``boxes`` (N, A, 4) float32 xyxy in pixels of the input picture, ``scores`` (N, A) float32 in [0, 1], people only
 embedder       ``embedding`` (N, D) float32, unit norm
-person-search  ``boxes``, ``scores`` and ``embedding`` (N, A, D)
+person-search  both: ``boxes``, ``scores`` and ``embedding`` (N, A, D) of what was found, best first, the rest zeros
 
 A detector's picture is letterboxed: scaled to fit, top left, the rest filled with 114.
 """
@@ -42,13 +42,15 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     data_sets: tuple[str, ...] = ()
     scores: dict[str, float] = {}
     """Measured figures, e.g. ``synthetic_test/rank1``; each says on what in its key."""
+    defaults: dict[str, float] = {}
+    """Settings of `[detector]` and `[matcher]` by name that a site gets where its file does not state them, e.g. ``new_score``."""
     licence: str
     source: str = ""
     """Where it comes from and the command that made it."""
     digest: str
     """SHA-256 of model.onnx, hexadecimal."""
     digests: dict[str, str] = {}
-    """SHA-256 of the bundle's other files by name (golden.npz, links.json)."""
+    """SHA-256 of the bundle's other files by name (golden.npz, links.json, query.onnx)."""
 
     @property
     def id(self) -> str:
