@@ -19,6 +19,9 @@ SightlineError                 exit status 1
 │   ├── ModelMismatch          the gallery holds vectors of another model
 │   └── EpochLost              another matcher took this site over; exit status 3
 ├── BundleError                a model bundle is incomplete, altered or of another kind
+├── DeviceError                no GPU, or it, its driver or its libraries cannot serve
+│   └── DeviceLost             it failed in mid-work: the process has to start again
+├── EngineError                a TensorRT engine cannot be built, or is not the one that belongs here
 ├── AdoptError                 an ONNX file cannot be brought to the house contract
 ├── DataError                  a data set is missing, malformed or empty
 └── TrainingError              a training run cannot go on: it diverged, or memory or disk is full
@@ -116,6 +119,18 @@ class EpochLost(GalleryError):
 
 class BundleError(SightlineError):
     """A model bundle is incomplete, altered or of another kind."""
+
+
+class DeviceError(SightlineError):
+    """There is no GPU, or it, its driver or its libraries cannot serve."""
+
+
+class DeviceLost(DeviceError):
+    """The GPU failed in mid-work; nothing on it answers until the process starts again."""
+
+
+class EngineError(SightlineError):
+    """A TensorRT engine cannot be built, or is not the one that belongs here."""
 
 
 class AdoptError(SightlineError):
