@@ -4,6 +4,7 @@ model.onnx   the graph, by the house contract of `stream.model`
 card.json    `stream.model.ModelCard`; its digest is the graph's SHA-256, its `digests` those of the other files
 golden.npz   `inputs` (n, H, W, 3) uint8 and, by output name, what the graph gave for them
 links.json   `stream.model.Links`, for what embeds
+query.onnx   person search alone: a scene and boxes to embeddings; its weights are those in model.onnx, read from there
 
 A bundle is named by path, or by name among those that ship with Sightline and those in the user's data folder.
 Reading is bounded, and everything that is wrong ends in a `BundleError` that says what to do.
@@ -22,12 +23,13 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
+from deploy.thresholds import check_defaults
 from stream.errors import BundleError
 from stream.model import CARD_VERSION, Kind, Links, ModelCard
 
 SHIPPED = Path(__file__).parent / "bundles"
-MODEL, CARD, GOLDEN, LINKS = "model.onnx", "card.json", "golden.npz", "links.json"
-MAX_BYTES = {MODEL: 1 << 30, CARD: 1 << 18, GOLDEN: 1 << 26, LINKS: 1 << 22}
+MODEL, CARD, GOLDEN, LINKS, QUERY = "model.onnx", "card.json", "golden.npz", "links.json", "query.onnx"
+MAX_BYTES = {MODEL: 1 << 30, CARD: 1 << 18, GOLDEN: 1 << 26, LINKS: 1 << 22, QUERY: 1 << 30}
 MAX_GOLDEN_UNPACKED = 1 << 28  # bytes; 32 pictures of 1280x1280 and their outputs fit
 
 
@@ -44,6 +46,11 @@ class Bundle:
     def model(self) -> Path:
         """The ONNX graph."""
         return self.path / MODEL
+
+    @property
+    def query(self) -> Path:
+        """The second graph of a person-search bundle."""
+        return self.path / QUERY
 
     def golden(self) -> dict[str, NDArray[np.generic]]:
         """Arrays of golden.npz by name. Raises `BundleError` where they do not fit the card."""
@@ -79,12 +86,16 @@ def user_bundles() -> Path:
     return platformdirs.user_data_path("sightline") / "bundles"
 
 
-def load_bundle(name_or_path: str | Path, kind: Kind | None = None) -> Bundle:
-    """Find, read and check a bundle. Raises `BundleError` where it is missing, altered, too new or not of `kind`."""
+def load_bundle(name_or_path: str | Path, *kinds: Kind) -> Bundle:
+    """Find, read and check a bundle. Raises `BundleError` where it is missing, altered, too new or none of `kinds`, if any."""
     path = _find(name_or_path)
     card = _read_card(path)
-    if kind is not None and card.kind != kind:
-        raise BundleError(f"{path}: is of kind {card.kind}, and {kind} is needed here; name another bundle")
+    if kinds and card.kind not in kinds:
+        raise BundleError(
+            f"{path}: is of kind {card.kind}, and {' or '.join(kinds)} is needed here; name another bundle"
+        )
+    if card.kind == "person-search" and QUERY not in card.digests:
+        raise BundleError(f"{path / CARD}: names no {QUERY}, which a person search has; {_AGAIN}")
     _check_digest(path, MODEL, card.digest)
     for name, digest in card.digests.items():
         _check_digest(path, name, digest)
@@ -97,25 +108,33 @@ def write_bundle(
     card: ModelCard,
     golden: Mapping[str, NDArray[np.generic]],
     links: Links | None = None,
+    query: bytes | None = None,
 ) -> Bundle:
-    """Write a bundle; the card's digests are filled in here, whatever they are.
+    """Write a bundle, with `query` that of a person search; the card's digests are filled in here, whatever they are.
 
     The card goes first when an old bundle is replaced and is written last, so a write that was cut short is refused by
     `load_bundle`. Raises `BundleError` where golden arrays or links do not fit the card.
     """
+    check_defaults(card)
     _check_golden(golden, card, folder)
     _check_links(links, card, folder)
+    if (query is None) == (card.kind == "person-search"):
+        raise BundleError(
+            f"{folder}: a person search has a {QUERY}, a {card.kind} was given {query and len(query)} bytes"
+        )
     packed = io.BytesIO()
     np.savez_compressed(packed, allow_pickle=False, **golden)
     files = {MODEL: model, GOLDEN: packed.getvalue()}
     if links is not None:
         files[LINKS] = msgspec.json.format(msgspec.json.encode(links)) + b"\n"
+    if query is not None:
+        files[QUERY] = query
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     card = msgspec.structs.replace(card, digest=digests.pop(MODEL), digests=digests)
     files[CARD] = msgspec.json.format(msgspec.json.encode(card)) + b"\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in (CARD, LINKS):
+        for stale in (CARD, LINKS, QUERY):
             (folder / stale).unlink(missing_ok=True)
         for name, data in files.items():
             part = folder / f"{name}.part"
@@ -133,7 +152,7 @@ def synthetic_only_warning(card: ModelCard, camera_is_real: bool) -> str | None:
     command = {
         "detector": "sightline adopt yolox_nano.onnx --preset yolox --name yolox-nano",
         "embedder": "sightline adopt person-reidentification-retail-0287.onnx --preset omz-reid --name retail-0287",
-        "person-search": "sightline adopt --help",
+        "person-search": "sightline train person-search --data prw --root DIR --output runs/prw",
     }[card.kind]
     return f"{card.name} saw synthetic people only, and a camera is real: `{command}` (docs/models.md says where from)"
 
@@ -196,6 +215,7 @@ def _read_card(path: Path) -> ModelCard:
     for size in card.input_hw:
         if not 8 <= size <= 4096:
             raise BundleError(f"{path / CARD}: input_hw is {card.input_hw}, each side must be 8 to 4096 pixels")
+    check_defaults(card)
     return card
 
 

@@ -5,9 +5,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
@@ -16,9 +17,11 @@ from deploy.settings import Settings
 from detector.settings import DetectorSettings
 from ingest.settings import CameraSettings
 from reid.settings import EmbedderSettings
-from stream.errors import NotAVideo, SightlineError
-from stream.model import Kind
+from stream.errors import BundleError, NotAVideo, SettingsError, SightlineError
 from stream.settings import KafkaSettings
+
+if TYPE_CHECKING:
+    from deploy.bundle import Bundle
 
 Status = Literal["ok", "warning", "failed"]
 
@@ -64,21 +67,25 @@ def machine(state: Path) -> Finding:
 
 
 def bundles(settings: Settings | None) -> Iterator[Finding]:
-    """Both models: intact, right on this machine, how fast, and whether they ever saw a real person."""
-    detector = settings.detector if settings else DetectorSettings()
-    reid = settings.reid if settings else EmbedderSettings()
+    """The models: intact, right on this machine, how fast, and whether they ever saw a real person."""
+    from deploy.models import detector_of, embedder_of
+
+    eyes, looks = (settings.detector, settings.reid) if settings else (DetectorSettings(), EmbedderSettings())
     real = settings is not None and any(c.kind != "synthetic" for c in settings.camera)
-    yield bundle("detector", detector.bundle, real)
-    yield bundle("embedder", reid.bundle, real)
+    yield bundle(eyes.bundle, partial(detector_of, eyes, looks), real)
+    with suppress(BundleError, SettingsError):  # said by then
+        if detector_of(eyes, looks).card.kind == "person-search":
+            return
+    yield bundle(looks.bundle, partial(embedder_of, eyes, looks), real)
 
 
-def bundle(kind: Kind, name: str, camera_is_real: bool) -> Finding:
+def bundle(name: str, find: "Callable[[], Bundle]", camera_is_real: bool) -> Finding:
     """One model."""
     from deploy.backends import load
-    from deploy.bundle import load_bundle, synthetic_only_warning
+    from deploy.bundle import synthetic_only_warning
 
     def look() -> Finding:
-        found = load_bundle(name, kind)
+        found = find()
         backend = load(found)
         image = np.zeros((1, *found.card.input_hw, 3), np.uint8)
         backend.infer(image)
@@ -87,11 +94,13 @@ def bundle(kind: Kind, name: str, camera_is_real: bool) -> Finding:
             backend.infer(image)
         each_ms = (time.perf_counter() - started) * 200
         backend.close()
-        said = f"{found.card.id}, {found.card.input_hw[1]}x{found.card.input_hw[0]}, {each_ms:.1f} ms on one core"
-        if kind == "embedder" and found.links is None:
+        card = found.card
+        said = f"{card.id}, {card.kind}, {card.input_hw[1]}x{card.input_hw[0]}, {each_ms:.1f} ms on one core"
+        said += "".join(f", {name} {value:g}" for name, value in sorted(card.defaults.items()))
+        if card.embedding_size is not None and found.links is None:
             remedy = "adopt or export it again: without links.json the matcher cannot judge a similarity"
             return Finding(check=f"bundle {name}", status="failed", found=f"{said}; has no link rows", remedy=remedy)
-        warning = synthetic_only_warning(found.card, camera_is_real)
+        warning = synthetic_only_warning(card, camera_is_real)
         if warning:
             return Finding(check=f"bundle {name}", status="warning", found=said, remedy=warning)
         return Finding(check=f"bundle {name}", status="ok", found=said)

@@ -70,7 +70,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(detector: Backend, embedder: Backend, batch: int = 8, repeats: int = 5) -> Costs:
-    """Time both models on this machine, one thread each; the median of a few runs."""
+    """Time both models on this machine, one thread each; the median of a few runs. One that is both costs nothing per crop."""
 
     def milliseconds(backend: Backend, n: int) -> float:
         images = np.zeros((n, *backend.card.input_hw, 3), np.uint8)
@@ -82,7 +82,8 @@ def measure(detector: Backend, embedder: Backend, batch: int = 8, repeats: int =
         return float(np.median(taken[1:]))  # the first run allocates
 
     size = embedder.card.embedding_size or 0
-    return Costs(detect_ms=milliseconds(detector, 1), embed_ms=milliseconds(embedder, batch), embedding_size=size)
+    embed_ms = 0.0 if embedder is detector else milliseconds(embedder, batch)
+    return Costs(detect_ms=milliseconds(detector, 1), embed_ms=embed_ms, embedding_size=size)
 
 
 def plan(settings: Settings, costs: Costs, people: float, visits_per_hour: float) -> Plan:

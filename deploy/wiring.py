@@ -10,16 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from deploy.bundle import Bundle, load_bundle, synthetic_only_warning
+from deploy.bundle import Bundle
 from deploy.buses import Bus, FromCamera, FromPerceive, MemoryBus
 from deploy.kafka_bus import KafkaBus
+from deploy.models import detector_of, embedder_of, warn_of_synthetic_models
 from deploy.settings import Settings
 from deploy.sinks import Repeats, Watched, all_seen
 from deploy.state import key_of, opened_state
+from deploy.thresholds import with_defaults
 from deploy.together import Group, Paced, together
 from stream.errors import BundleError, EpochLost, GalleryError, SettingsError, UsageError
 from stream.messages import MatchEvent
-from stream.model import Kind
 from stream.settings import KafkaSettings
 from stream.stage import Chain, Pass, as_messages, as_records, run
 from stream.transport import Source
@@ -79,13 +80,14 @@ def perceive(
     from reid.embedder import Embedder
 
     with ExitStack() as held:
-        eyes = held.enter_context(closing(load(bundle_of(settings, "detector"))))
-        looks = held.enter_context(closing(load(bundle_of(settings, "embedder"))))
+        eyes = looks = held.enter_context(closing(load(detector_of(settings.detector, settings.reid))))
+        if eyes.card.kind == "detector":  # else a person search, which has described whom it has found
+            looks = held.enter_context(closing(load(embedder_of(settings.detector, settings.reid))))
         source = source or held.enter_context(closing(bus.frames_source()))
         sink = held.enter_context(closing(bus.embeddings_sink()))
         if not (bus.lasting or settings.live):
             source = Paced(source, bus.embeddings_lag, bus.most_lag)
-        stage = Chain(Detector(eyes, settings.detector), Embedder(looks, settings.reid))
+        stage = Chain(Detector(eyes, with_defaults(settings.detector, eyes.card)), Embedder(looks, settings.reid))
         shown = Watched(sink, watch) if watch else sink
         run(source, stage, shown, prepare=decode_frames, name="perceive", stop=stop)
 
@@ -108,11 +110,12 @@ def match(
     from matcher.rules import Calibration, Rules
     from matcher.start import start
 
-    bundle = bundle_of(settings, "embedder")
+    bundle = embedder_of(settings.detector, settings.reid)
     if bundle.links is None:
         raise BundleError(
             f"{bundle.path}: has no links.json, so the matcher cannot judge a similarity; adopt or export it again"
         )
+    asked = with_defaults(settings.matcher, bundle.card)
     with closing(_gallery(settings, bundle, at)) as gallery:
         if settings.redis is not None:
             for cost in gallery.warnings():
@@ -122,13 +125,13 @@ def match(
             started = start(
                 gallery,
                 bus.embeddings_source,
-                Rules(Calibration(bundle.links), len(settings.camera), retention_ns, settings.matcher.false_links),
+                Rules(Calibration(bundle.links), len(settings.camera), retention_ns, asked.false_links),
                 site=settings.site.name,
                 cameras=_by_partition(settings),
                 key=at.key,
                 model=bundle.card.id,
                 live=settings.live,
-                lateness_s=settings.matcher.lateness_s,
+                lateness_s=asked.lateness_s,
                 lasting=bus.lasting,
                 takeover=takeover,
                 skip_lost=skip_lost,
@@ -167,7 +170,7 @@ class Relay:
         while not self.begun.wait(0.05):
             if stop.is_set() or self._matched.is_set():
                 return
-        bundle = bundle_of(self._settings, "embedder")
+        bundle = embedder_of(self._settings.detector, self._settings.reid)
         with closing(_gallery(self._settings, bundle, self._at)) as gallery, closing(self._bus.matches_sink()) as sink:
             after = relay_from(gallery, self._bus.last_number(), self._settings.site.name)
             outbox = Outbox(gallery, after, clock=time.time if self._settings.live else None)
@@ -288,20 +291,6 @@ def opened_bus(settings: Settings, stop: threading.Event) -> Iterator[Bus]:
     else:
         with closing(KafkaBus(settings, settings.kafka, stop)) as bus:
             yield bus
-
-
-def bundle_of(settings: Settings, kind: Kind) -> Bundle:
-    """The site's bundle of a kind. Raises `BundleError`."""
-    return load_bundle(settings.detector.bundle if kind == "detector" else settings.reid.bundle, kind)
-
-
-def warn_of_synthetic_models(settings: Settings) -> None:
-    """One line per model that saw drawn people only and serves a real camera."""
-    real = any(camera.kind != "synthetic" for camera in settings.camera)
-    kinds: tuple[Kind, ...] = ("detector", "embedder")
-    for kind in kinds:
-        if warning := synthetic_only_warning(bundle_of(settings, kind).card, real):
-            log.warning("%s", warning)
 
 
 def _gallery(settings: Settings, bundle: Bundle, at: GalleryPlace) -> "RedisGallery":

@@ -18,7 +18,8 @@ from stream.messages import CameraState, DecodedFrame, Detections, Frame, Status
 from stream.model import Backend
 from stream.telemetry import FRAMES_DROPPED, PEOPLE
 
-Found = tuple[Boxes, NDArray[np.float32]]  # xyxy (N, 4) of the frame, scores (N,)
+F32 = NDArray[np.float32]
+Found = tuple[Boxes, F32, F32 | None]  # xyxy (N, 4) of the frame, scores (N,), of a person search vectors (N, D)
 
 
 @dataclass(slots=True)
@@ -33,6 +34,8 @@ class _Camera:
 
 class Detector:
     """A stage: exactly one Detections per frame, in its order; CameraState passes in its place.
+
+    The backend holds a detector or a person search; with the latter, Detections carry the vectors of the people in them.
 
     Pictures of all cameras share the model's batches. Files are never shed. Live cameras are, when this worker lags, that is
     when the oldest live frame of a batch has waited `lag_s` since it was ingested (by `clock`, seconds since the epoch): then
@@ -93,10 +96,11 @@ class Detector:
             images = [item.image for item in part if item.image is not None]
             batch, scales = letterbox(images, self._backend.card.input_hw)
             raw = self._backend.infer(batch)
-            for item, image, boxes, scores, scale in zip(
-                part, images, raw["boxes"], raw["scores"], scales.tolist(), strict=True
+            vectors = raw.get("embedding", [None] * len(part))
+            for item, image, boxes, scores, described, scale in zip(
+                part, images, raw["boxes"], raw["scores"], vectors, scales.tolist(), strict=True
             ):
-                found[id(item)] = select(
+                xyxy, kept_scores, places = select(
                     boxes,
                     scores,
                     scale=scale,
@@ -104,9 +108,12 @@ class Detector:
                     min_score=settings.low_score,
                     max_iou=settings.nms_iou,
                 )
+                found[id(item)] = xyxy, kept_scores, None if described is None else described[places]
         return found
 
-    def _track(self, frame: Frame, image: NDArray[np.uint8], xyxy: Boxes, scores: NDArray[np.float32]) -> Detections:
+    def _track(
+        self, frame: Frame, image: NDArray[np.uint8], xyxy: Boxes, scores: F32, vectors: F32 | None
+    ) -> Detections:
         camera = self._cameras.get(frame.camera)
         if camera is None or camera.stream != frame.stream or frame.sequence <= camera.last_sequence:
             camera = _Camera(frame.stream, frame.sequence, frame.sequence, Tracker(self._settings))
@@ -128,6 +135,7 @@ class Detector:
             quality=quality(xyxy, crops, size_hw)[people],
             ambiguous=tracked.ambiguous,
             crops=tuple(crops[place] for place in people.tolist()),
+            vectors=None if vectors is None else vectors[people],
         )
 
 

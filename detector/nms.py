@@ -16,8 +16,8 @@ def select(
     image_hw: tuple[int, int],
     min_score: float,
     max_iou: float,
-) -> tuple[Boxes, NDArray[np.float32]]:
-    """(A, 4) xyxy of the detector's picture and (A,) -> xyxy (N, 4) of the frame, inside it, and scores, best first.
+) -> tuple[Boxes, NDArray[np.float32], NDArray[np.intp]]:
+    """(A, 4) xyxy of the detector's picture and (A,) -> xyxy (N, 4) of the frame, inside it, scores, best first, and places in A.
 
     Boxes that are not finite or thinner than 2 pixels are dropped.
     """
@@ -29,7 +29,7 @@ def select(
     solid = (xyxy[:, 2] - xyxy[:, 0] >= 2) & (xyxy[:, 3] - xyxy[:, 1] >= 2)
     xyxy, kept_scores = xyxy[solid].astype(np.float32), np.minimum(scores[candidates][solid], 1).astype(np.float32)
     keep = suppress(xyxy, max_iou)
-    return xyxy[keep], kept_scores[keep]
+    return xyxy[keep], kept_scores[keep], candidates[solid][keep]
 
 
 def suppress(xyxy: Boxes, max_iou: float) -> NDArray[np.intp]:

@@ -17,6 +17,9 @@ class Embedder:
     """A stage: exactly one Embeddings per Detections, in its order; CameraState passes in its place.
 
     Crops of all cameras share the model's batches; which ones are embedded is each camera's own affair (`reid.budget`).
+
+    People who come with vectors (a person search found them) are not embedded again: `backend` is the model that found them. The
+    budget chooses among them all the same, for the matcher's rules expect as many vectors per tracklet as it gives.
     """
 
     def __init__(self, backend: Backend, settings: EmbedderSettings) -> None:
@@ -30,14 +33,15 @@ class Embedder:
         crops = [
             item.crops[place]
             for item, places in zip(batch, chosen, strict=True)
-            if isinstance(item, Detections)
+            if isinstance(item, Detections) and item.vectors is None
             for place in places
         ]
-        vectors = iter(self._embed(crops))
+        embedded = self._embed(crops)
         for item, places in zip(batch, chosen, strict=True):
             if isinstance(item, CameraState):
                 yield item
             else:
+                vectors = embedded if item.vectors is None else map(_to_bytes, item.vectors[places])
                 yield self._record(item, {place: next(vectors) for place in places})
 
     def finish(self) -> Iterator[Embeddings | CameraState]:
@@ -67,8 +71,7 @@ class Embedder:
         size, input_hw = self._settings.max_batch, self._backend.card.input_hw
         for start in range(0, len(crops), size):
             vectors = self._backend.infer(to_batch(crops[start : start + size], input_hw))["embedding"]
-            for vector in vectors.astype("<f2"):
-                yield vector.tobytes()
+            yield from map(_to_bytes, vectors)
 
     def _record(self, item: Detections, vectors: dict[int, bytes]) -> Embeddings:
         frame = item.frame
@@ -96,3 +99,8 @@ class Embedder:
                 for place, ((x1, y1, x2, y2), score, tracklet, quality) in enumerate(people)
             ),
         )
+
+
+def _to_bytes(vector: NDArray[np.float32]) -> bytes:
+    """Little-endian float16."""
+    return vector.astype("<f2").tobytes()

@@ -199,6 +199,8 @@ class Detections:
     """(N,) True where the tracker's association was a close call (crossing, occlusion): embed again now."""
     crops: tuple[NDArray[np.uint8], ...]
     """N views (h, w, 3) RGB into the frame's pixels; empty when status is not ``ok``."""
+    vectors: NDArray[np.float32] | None = None
+    """(N, D) unit vectors, where one model finds people and describes them; reid then has no model to run."""
 
 
 Inner = Frame | CameraState | Embeddings

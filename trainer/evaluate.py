@@ -159,7 +159,7 @@ def detect(model: Infers, images: Sequence[U8], size_hw: tuple[int, int]) -> lis
                 image_hw=(height, width),
                 min_score=MIN_SCORE,
                 max_iou=MAX_IOU,
-            )
+            )[:2]
         )
     return found
 

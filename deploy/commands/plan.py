@@ -21,13 +21,14 @@ def plan(
 
     from deploy import plan as planning
     from deploy.backends import load as load_backend
-    from deploy.bundle import load_bundle
+    from deploy.models import detector_of, embedder_of
     from deploy.settings import load
 
     output = Output(json)
     settings = load(site)
-    detector = load_backend(load_bundle(settings.detector.bundle, "detector"))
-    embedder = load_backend(load_bundle(settings.reid.bundle, "embedder"))
+    models = settings.detector, settings.reid
+    detector = load_backend(detector_of(*models))
+    embedder = detector if detector.card.kind == "person-search" else load_backend(embedder_of(*models))
     done = planning.plan(settings, planning.measure(detector, embedder), people, visits)
 
     cameras = Table("camera", "analysed at", "frames MB/s", "CPU ms per s", title="Cameras", title_justify="left")

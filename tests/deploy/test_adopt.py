@@ -232,7 +232,7 @@ def test_the_command_writes_a_bundle_that_settings_can_name(
         tmp_path / "said.json",
     ]
     assert sightline(theirs, *options) == 0
-    bundle = load_bundle("mine", kind="embedder")
+    bundle = load_bundle("mine", "embedder")
     assert bundle.links is not None
     assert bundle.links.fitted_on == "crops: 520 tracklets of 130 people"
     assert bundle.links.same.b > 0

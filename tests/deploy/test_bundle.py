@@ -33,7 +33,7 @@ def edit_card(folder: Path, **changes: object) -> None:
 
 
 def test_what_was_written_is_loaded_and_answers(written: Bundle) -> None:
-    loaded = load_bundle(written.path, kind="embedder")
+    loaded = load_bundle(written.path, "embedder")
     assert loaded == written
     assert loaded.links == tiny_models.links()
     vectors = backends.load(loaded).infer(tiny_models.pictures(5))["embedding"]
@@ -129,7 +129,7 @@ def test_a_card_that_is_none_is_refused(written: Bundle, text: bytes, said: str)
 
 def test_a_bundle_of_another_kind_is_refused(written: Bundle) -> None:
     with pytest.raises(BundleError, match="is of kind embedder, and detector is needed"):
-        load_bundle(written.path, kind="detector")
+        load_bundle(written.path, "detector")
 
 
 @pytest.mark.parametrize(

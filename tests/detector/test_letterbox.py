@@ -42,9 +42,10 @@ def test_no_frames_make_an_empty_batch() -> None:
 
 def chosen(boxes: list[list[float]], scores: list[float], **options: float) -> tuple[list[list[float]], list[float]]:
     settings = {"scale": 0.5, "min_score": 0.2, "max_iou": 0.5} | options
-    xyxy, kept = select(
+    xyxy, kept, places = select(
         np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), image_hw=(360, 640), **settings
     )
+    assert [round(scores[place], 3) for place in places] == [round(score, 3) for score in kept.tolist()]
     return xyxy.tolist(), [round(score, 3) for score in kept.tolist()]
 
 

@@ -1,0 +1,54 @@
+"""Thresholds that travel with a model: what a site file states wins, then the model's card, then the code's own values."""
+
+import logging
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from detector.settings import DetectorSettings
+from matcher.settings import MatcherSettings
+from stream.errors import BundleError
+from stream.model import ModelCard
+from stream.settings import Section
+
+log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=Section)
+
+FINDS = ("high_score", "new_score", "low_score", "nms_iou")
+"""What a model that finds people may say of `[detector]`."""
+DESCRIBES = ("false_links",)
+"""What a model that describes them may say of `[matcher]`."""
+OF_KIND = {"detector": FINDS, "embedder": DESCRIBES, "person-search": FINDS + DESCRIBES}
+
+
+def with_defaults(section: S, card: ModelCard) -> S:
+    """`section` with the card's values in place of those that nobody stated, which is logged."""
+    found = _filled(section, card)
+    if own := found.model_fields_set - section.model_fields_set:
+        values = ", ".join(f"{name} = {getattr(found, name):g}" for name in sorted(own))
+        log.info("%s brings %s", card.id, values)
+    return found
+
+
+def check_defaults(card: ModelCard) -> None:
+    """Raises `BundleError` where a card's defaults are no settings of what its kind does, or out of range."""
+    known = OF_KIND[card.kind]
+    for name in card.defaults:
+        if name not in known:
+            raise BundleError(f"{card.name}: {name} is no threshold of a {card.kind}; known: {', '.join(known)}")
+    _filled(DetectorSettings(), card)
+    _filled(MatcherSettings(), card)
+
+
+def _filled(section: S, card: ModelCard) -> S:
+    mine = type(section).model_fields.keys() - section.model_fields_set
+    own = {name: value for name, value in card.defaults.items() if name in mine}
+    try:
+        return type(section).model_validate(section.model_dump(exclude_unset=True) | own)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BundleError(
+            f"{card.name}: its card's default {first['loc'][0]} = {first['input']} is refused: {first['msg']}; "
+            "export or adopt it again"
+        ) from None
