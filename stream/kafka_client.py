@@ -3,12 +3,14 @@
 import contextlib
 import importlib.util
 import logging
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from kafka import errors as theirs
 from kafka.net.compat import KafkaNetClient
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 from stream.errors import BrokerUnreachable, MessageTooLarge, OffsetGone, TransportError
 from stream.settings import KafkaSettings
@@ -48,8 +50,27 @@ _connections.addFilter(_last_failure)
 _connections.setLevel(logging.WARNING)
 
 
+def _keep_what_came_with_the_end(transport: Any) -> None:
+    """kafka-python 3.0.12 throws away what it reads together with the end of a connection: on a busy machine that is the broker's
+    answer that the password is wrong. Here the end is left for the next read, which finds it again."""
+    read = transport._sock_recv
+
+    def sock_recv(self: Any) -> tuple[bytes, Exception | None]:
+        data, error = read(self)
+        return data, None if data else error
+
+    transport._sock_recv = sock_recv
+
+
+_keep_what_came_with_the_end(KafkaTCPTransport)
+_keep_what_came_with_the_end(KafkaSSLTransport)
+
+
 def client_config(settings: KafkaSettings) -> dict[str, Any]:
-    """What producers, consumers and admin clients have in common. Registers the passwords with the log's mask."""
+    """What producers, consumers and admin clients have in common. Registers the passwords with the log's mask.
+
+    Raises `TransportError` for certificates and keys that cannot be used.
+    """
     if importlib.util.find_spec("crc32c") is None:
         raise TransportError(
             "the crc32c package is missing, without it Kafka takes 34 times the CPU: pip install crc32c"
@@ -62,21 +83,45 @@ def client_config(settings: KafkaSettings) -> dict[str, Any]:
         "reconnect_backoff_max_ms": 1000,  # kafka-python's default of 30 s is how long it would miss a returned broker
         "metadata_max_age_ms": 5000,  # new topics, partitions and leaders are seen within this
         "security_protocol": settings.security_protocol,
-        "ssl_check_hostname": settings.ssl_check_hostname,
         "sasl_mechanism": settings.sasl_mechanism,
         "sasl_plain_username": settings.sasl_username,
     }
+    if settings.security_protocol.endswith("SSL"):
+        config["ssl_context"] = _tls(settings)
+    if settings.sasl_password is not None:
+        config["sasl_plain_password"] = settings.sasl_password.get_secret_value()
+        hide(config["sasl_plain_password"])
+    return config
+
+
+def _tls(settings: KafkaSettings) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = settings.ssl_check_hostname
     for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
         path = getattr(settings, name)
-        if path is not None:
-            if not path.is_file():
-                raise TransportError(f"[kafka] {name}: no such file: {path}")
-            config[name] = str(path)
-    for name, secret in (("ssl_password", settings.ssl_password), ("sasl_plain_password", settings.sasl_password)):
-        if secret is not None:
-            hide(secret.get_secret_value())
-            config[name] = secret.get_secret_value()
-    return config
+        if path is not None and not path.is_file():
+            raise TransportError(f"[kafka] {name}: no such file: {path}")
+    try:
+        if settings.ssl_cafile is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(settings.ssl_cafile)
+    except OSError as error:  # SSLError is one
+        raise TransportError(f"[kafka] ssl_cafile: {settings.ssl_cafile} cannot be used ({error}); give PEM") from None
+    if settings.ssl_certfile is None:
+        return context
+    # never None: Python would ask for the password on the terminal
+    password = settings.ssl_password.get_secret_value() if settings.ssl_password else ""
+    hide(password)
+    try:
+        context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, password)
+    except OSError as error:
+        raise TransportError(
+            f"[kafka] ssl_certfile {settings.ssl_certfile} with ssl_keyfile {settings.ssl_keyfile} cannot be used ({error}): "
+            "give PEM files that go together, and the key's ssl_password where it has one"
+        ) from None
+    return context
 
 
 def build(kind: Callable[..., C], config: dict[str, Any]) -> C:
@@ -109,6 +154,15 @@ def kafka_errors(settings: KafkaSettings, what: str) -> Iterator[None]:
         if "Sasl" in _last_failure.kind:
             raise _refused(settings, what) from None
         why = _last_failure.text or type(error).__name__
+        if "CERTIFICATE_VERIFY_FAILED" in why:
+            raise TransportError(
+                f"{what}: the certificate of {servers} is not vouched for ({why}); check [kafka] ssl_cafile and the name"
+            ) from None
+        if "_ALERT_" in why and "CERTIFICATE" in why:
+            raise TransportError(
+                f"{what}: {servers} refused this client's certificate ({why}); check [kafka] ssl_certfile and that the "
+                "brokers trust who signed it"
+            ) from None
         raise BrokerUnreachable(
             f"{what}: no Kafka broker answers at {servers} ({why}); check [kafka] bootstrap_servers, "
             f"security_protocol ({settings.security_protocol}) and that the broker runs"
@@ -131,7 +185,9 @@ def kafka_errors(settings: KafkaSettings, what: str) -> Iterator[None]:
 
 
 def _refused(settings: KafkaSettings, what: str) -> TransportError:
-    return TransportError(f"{what}: {settings.bootstrap_servers} refused [kafka] sasl_username or sasl_password")
+    return TransportError(
+        f"{what}: {settings.bootstrap_servers} refused [kafka] sasl_username or sasl_password ({settings.sasl_mechanism})"
+    )
 
 
 def connect(

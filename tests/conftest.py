@@ -18,12 +18,15 @@ sys.path.append(str(Path(__file__).parent))
 
 from clips import write_clip
 from rtsp_server import RtspServer
+from secure_kafka import SecureKafka, secure_kafka
 from services import KafkaBroker, RedisServer, certificates, free_port, unavailable, valkey_binary
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """kafka-python 3.0 reads its schemas with calls that Python 3.11 and 3.12 deprecate and 3.13 takes back."""
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
+    # one runtime for all tests but those of the choice: it takes seconds per model, and events differ with it in the last digits
+    os.environ["SIGHTLINE_COMPUTE__BACKEND"] = "onnxruntime"
     # as `setup_logging` does; captured records would hold the sockets of refused connections until the session ends
     logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
 
@@ -63,6 +66,13 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBrok
 def kafka_server(kafka_broker: KafkaBroker) -> str:
     """``127.0.0.1:port`` of a Kafka broker shared by all tests: use topic names of your own."""
     return kafka_broker.address
+
+
+@pytest.fixture(scope="session")
+def secure_kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    """A Kafka with TLS, passwords, client certificates and access rules, shared by all tests."""
+    with secure_kafka(tmp_path_factory.mktemp("secure-kafka")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -95,21 +95,28 @@ class Server:
 
 
 class KafkaBroker(Server):
-    """A single Kafka node in KRaft mode; `settings` overrides lines of its properties file."""
+    """A single Kafka node in KRaft mode with a listener per protocol; `settings` overrides lines of its properties file."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, protocol: str = "PLAINTEXT") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, str] | None = None,
+        protocols: Sequence[str] = ("PLAINTEXT",),
+        scram_users: Mapping[str, str] | None = None,
+    ) -> None:
         java, jars = shutil.which("java"), kafka_jars()
         if java is None:
             unavailable("Kafka needs Java 17: apt-get install openjdk-17-jre-headless")
-        port, controller = free_port(), free_port()
+        ports, controller = {protocol: free_port() for protocol in protocols}, free_port()
+        listeners = ",".join(f"{protocol}://127.0.0.1:{port}" for protocol, port in ports.items())
         properties = {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-            "listeners": f"{protocol}://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
-            "advertised.listeners": f"{protocol}://127.0.0.1:{port}",
-            "listener.security.protocol.map": f"CONTROLLER:PLAINTEXT,{protocol}:{protocol}",
-            "inter.broker.listener.name": protocol,
+            "listeners": f"{listeners},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": listeners,
+            "listener.security.protocol.map": ",".join(["CONTROLLER:PLAINTEXT", *(f"{p}:{p}" for p in protocols)]),
+            "inter.broker.listener.name": protocols[0],
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(folder / "data"),
             "offsets.topic.replication.factor": "1",
@@ -138,13 +145,32 @@ class KafkaBroker(Server):
             f"-Dkafka.logs.dir={folder}",
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
         ]
+        users = [
+            f"--add-scram={mechanism}=[name={name},password={password}]"
+            for name, password in (scram_users or {}).items()
+            for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
+        ]
         subprocess.run(
-            [java, *small, "-cp", classpath, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)],
+            [
+                java,
+                *small,
+                "-cp",
+                classpath,
+                "kafka.tools.StorageTool",
+                "format",
+                "-t",
+                cluster,
+                "-c",
+                str(config),
+                *users,
+            ],
             check=True,
             capture_output=True,
         )
-        super().__init__([java, *small, "-cp", classpath, "kafka.Kafka", str(config)], folder / "broker.log", port)
-        self.address = f"127.0.0.1:{port}"
+        first = ports[protocols[0]]
+        super().__init__([java, *small, "-cp", classpath, "kafka.Kafka", str(config)], folder / "broker.log", first)
+        self.addresses = {protocol: f"127.0.0.1:{port}" for protocol, port in ports.items()}
+        self.address = self.addresses[protocols[0]]
 
 
 def kafka_jars() -> Path:
@@ -202,14 +228,14 @@ class RedisServer(Server):
         self.url = f"redis://127.0.0.1:{port}/0"
 
 
-def certificates(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1 and its key, both PEM."""
+def certificates(folder: Path, name: str = "127.0.0.1") -> tuple[Path, Path]:
+    """A self-signed certificate of `name`, good for 127.0.0.1, and its key, both PEM."""
     openssl = shutil.which("openssl")
     if openssl is None:
         unavailable("certificates for TLS tests need openssl: apt-get install openssl")
-    certificate, key = folder / "server.pem", folder / "server.key"
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
     command = [
-        openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+        openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}",
         "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", str(key), "-out", str(certificate),
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)

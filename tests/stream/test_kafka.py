@@ -1,4 +1,4 @@
-"""What is Kafka's alone: topics and their settings, sizes, offsets that are gone, takeover, TLS and SASL."""
+"""What is Kafka's alone: topics and their settings, sizes, offsets that are gone, takeover."""
 
 import contextlib
 import itertools
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
-from services import KafkaBroker, certificates, wait_for
+from services import wait_for
 
 from stream import kafka_client
 from stream.codec import FRAMES, encode
@@ -281,75 +281,6 @@ def test_without_crc32c_the_remedy_is_said(settings, monkeypatch):
     monkeypatch.setattr(kafka_client.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TransportError, match=r"the crc32c package is missing.*pip install crc32c"):
         KafkaSource(settings, "yard", "g", FRAMES)
-
-
-@pytest.fixture(scope="module")
-def secure_broker(tmp_path_factory) -> Iterator[tuple[KafkaBroker, Path]]:
-    """A broker that speaks SASL/PLAIN over TLS and nothing else, and the certificate it shows."""
-    folder = tmp_path_factory.mktemp("secure")
-    certificate, key = certificates(folder)
-    pem = folder / "both.pem"
-    subprocess.run(["openssl", "pkcs8", "-topk8", "-nocrypt", "-in", key, "-out", folder / "pkcs8.key"], check=True)
-    pem.write_text((folder / "pkcs8.key").read_text() + certificate.read_text())
-    jaas = (
-        "org.apache.kafka.common.security.plain.PlainLoginModule required "
-        'username="broker" password="between-brokers" user_broker="between-brokers" user_sightline="right-password";'
-    )
-    broker = KafkaBroker(
-        folder,
-        {
-            "ssl.keystore.type": "PEM",
-            "ssl.keystore.location": str(pem),
-            "ssl.truststore.type": "PEM",
-            "ssl.truststore.location": str(certificate),
-            "sasl.enabled.mechanisms": "PLAIN",
-            "sasl.mechanism.inter.broker.protocol": "PLAIN",
-            "listener.name.sasl_ssl.plain.sasl.jaas.config": jaas,
-        },
-        protocol="SASL_SSL",
-    )
-    try:
-        broker.start()
-        yield broker, certificate
-    finally:
-        broker.kill()
-
-
-def _secure(broker: KafkaBroker, certificate: Path | None, password: str = "right-password") -> KafkaSettings:  # noqa: S107
-    return KafkaSettings(
-        bootstrap_servers=broker.address, security_protocol="SASL_SSL", ssl_cafile=certificate, sasl_mechanism="PLAIN",
-        sasl_username="sightline", sasl_password=password, connect_timeout_s=20,
-    )  # fmt: skip
-
-
-def test_tls_and_sasl_pass_through(secure_broker, spec):
-    settings = _secure(*secure_broker)
-    send(settings, spec, frame(0))
-    with contextlib.closing(KafkaSource(settings, spec.name, f"{spec.name}-g", FRAMES)) as source:
-        assert read(source, 1) == [0]
-
-
-def test_a_wrong_sasl_password_is_one_line_without_the_password(secure_broker, spec):
-    broker, certificate = secure_broker
-    settings = _secure(broker, certificate, "wrong-password")
-    with pytest.raises(TransportError, match=r"refused \[kafka\] sasl_username or sasl_password") as caught:
-        ensure_topics(settings, [spec])
-    assert "wrong-password" not in str(caught.value) + repr(settings)
-
-
-def test_a_certificate_nobody_vouches_for_is_one_line(secure_broker, spec):
-    broker, _ = secure_broker
-    settings = _secure(broker, None).model_copy(update={"connect_timeout_s": 1})
-    with pytest.raises(
-        TransportError, match=r"CERTIFICATE_VERIFY_FAILED.*bootstrap_servers, security_protocol \(SASL_SSL\)"
-    ):
-        ensure_topics(settings, [spec])
-
-
-def test_a_missing_certificate_file_is_named(settings):
-    broken = settings.model_copy(update={"security_protocol": "SSL", "ssl_cafile": Path("/nowhere/ca.pem")})
-    with pytest.raises(TransportError, match=r"\[kafka\] ssl_cafile: no such file: /nowhere/ca.pem"):
-        KafkaSink(broken, TopicSpec("yard", 1, 600), lambda _: 0)
 
 
 def test_an_embeddings_record_fits_beside_others_in_one_round(settings, spec):
