@@ -9,34 +9,60 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 SYSTEM_PYTHON = "/usr/bin/python3"
-PACKAGES = "gir1.2-gst-rtsp-server-1.0 gstreamer1.0-rtsp gstreamer1.0-plugins-good gstreamer1.0-plugins-bad python3-gi"
+PACKAGES = "gir1.2-gst-rtsp-server-1.0 gstreamer1.0-rtsp gstreamer1.0-plugins-good gstreamer1.0-plugins-bad glib-networking python3-gi"
 _ACCESS_UNIT = b"\0\0\0\1\x09"  # delimiter that begins every picture of the clip
 
 
 class RtspServer:
     """A camera at `url` that can be cut, frozen, and brought back on the same port."""
 
-    def __init__(self, clip: Path, fps: float, user: str = "", password: str = "") -> None:
+    def __init__(
+        self,
+        clip: Path,
+        fps: float,
+        user: str = "",
+        password: str = "",
+        scheme: Literal["basic", "digest"] = "basic",
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
+        """With a `certificate` and its key, both PEM, it speaks TLS alone."""
         self._clip, self._fps, self._user, self._password = clip, fps, user, password
+        self._auth, self._certificate = scheme, certificate
         self._port = "0"
         self._process: subprocess.Popen[str] | None = None
 
     def url_for(self, user: str, password: str) -> str:
         """The camera's address with these credentials, percent-encoded."""
-        return f"rtsp://{quote(user, safe='')}:{quote(password, safe='')}@127.0.0.1:{self._port}/camera"
+        return f"{self._scheme}://{quote(user, safe='')}:{quote(password, safe='')}@127.0.0.1:{self._port}/camera"
 
     @property
     def url(self) -> str:
         """The camera's address, with the right credentials where it wants some."""
-        return self.url_for(self._user, self._password) if self._user else f"rtsp://127.0.0.1:{self._port}/camera"
+        if self._user:
+            return self.url_for(self._user, self._password)
+        return f"{self._scheme}://127.0.0.1:{self._port}/camera"
+
+    @property
+    def _scheme(self) -> str:
+        return "rtsps" if self._certificate else "rtsp"
 
     def start(self) -> None:
         """Return when it listens. RuntimeError, with its last words, when it does not."""
+        arguments = [
+            self._clip,
+            self._fps,
+            self._port,
+            self._user,
+            self._password,
+            self._auth,
+            *(self._certificate or ()),
+        ]
         self._process = subprocess.Popen(
-            [SYSTEM_PYTHON, __file__, str(self._clip), str(self._fps), self._port, self._user, self._password],
+            [SYSTEM_PYTHON, __file__, *map(str, arguments)],
             stdin=subprocess.PIPE,  # its end tells the server that we are gone
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -69,13 +95,14 @@ class RtspServer:
         self._process.send_signal(signal.SIGCONT)
 
 
-def serve(clip: Path, fps: float, port: str, user: str, password: str) -> None:
+def serve(clip: Path, fps: float, port: str, user: str, password: str, scheme: str, *certificate: str) -> None:
     """Print the port, then serve until standard input ends."""
     import gi
 
     gi.require_version("Gst", "1.0")
+    gi.require_version("GstRtsp", "1.0")
     gi.require_version("GstRtspServer", "1.0")
-    from gi.repository import GLib, Gst, GstRtspServer
+    from gi.repository import Gio, GLib, Gst, GstRtsp, GstRtspServer
 
     Gst.init(None)
     pictures = [_ACCESS_UNIT + part for part in clip.read_bytes().split(_ACCESS_UNIT)[1:]]
@@ -105,11 +132,18 @@ def serve(clip: Path, fps: float, port: str, user: str, password: str) -> None:
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
     server.set_service(port)
+    auth = GstRtspServer.RTSPAuth()
+    if certificate:
+        auth.set_tls_certificate(Gio.TlsCertificate.new_from_files(*certificate))
+        server.set_auth(auth)
     if user:
         token = GstRtspServer.RTSPToken()
         token.set_string("media.factory.role", "viewer")
-        auth = GstRtspServer.RTSPAuth()
-        auth.add_basic(GstRtspServer.RTSPAuth.make_basic(user, password), token)
+        if scheme == "digest":
+            auth.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)
+            auth.add_digest(user, password, token)
+        else:
+            auth.add_basic(GstRtspServer.RTSPAuth.make_basic(user, password), token)
         server.set_auth(auth)
         permissions = GstRtspServer.RTSPPermissions()
         for permission in ("media.factory.access", "media.factory.construct"):
@@ -127,4 +161,4 @@ def serve(clip: Path, fps: float, port: str, user: str, password: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:6])
+    serve(Path(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:])

@@ -3,12 +3,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from feeds import HASTY, frames_of, number_of, watch, watch_source
 from prometheus_client import REGISTRY
 from rtsp_server import RtspServer
-from services import unavailable
+from services import certificates, unavailable
 
 from ingest.cameras import Cameras
 from ingest.clock import WallClock
@@ -30,10 +31,14 @@ def own_server(rtsp_clip: Path) -> Iterator[RtspServer]:
     yield from running(RtspServer(rtsp_clip, 25))
 
 
-@pytest.fixture(scope="module")
-def locked_server(rtsp_clip: Path) -> Iterator[RtspServer]:
+@pytest.fixture(scope="module", params=["basic", "digest", "digest over TLS"])
+def locked_server(
+    rtsp_clip: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[RtspServer]:
     """One that wants a password, with everything in it that a url has other uses for."""
-    yield from running(RtspServer(rtsp_clip, 25, USER, PASSWORD))
+    scheme: Literal["basic", "digest"] = "basic" if request.param == "basic" else "digest"
+    certificate = certificates(tmp_path_factory.mktemp("camera")) if "TLS" in request.param else None
+    yield from running(RtspServer(rtsp_clip, 25, USER, PASSWORD, scheme, certificate))
 
 
 def running(server: RtspServer) -> Iterator[RtspServer]:
