@@ -51,14 +51,15 @@ class _Reporting:
     def __init__(self, backend: Backend, tracklets: Sequence[LabelledTracklet], report: Report) -> None:
         self.card = backend.card
         self._backend, self._report = backend, report
-        self._total = sum(len(one.crops) for one in tracklets)
+        self._done, self._total = 0, sum(len(one.crops) for one in tracklets)
 
     def infer(self, images: NDArray[np.uint8], /) -> dict[str, NDArray[np.float32]]:
         """(N, H, W, 3) -> the card's outputs."""
         parts = []
         for start in range(0, len(images), CHUNK):
             parts.append(self._backend.infer(images[start : start + CHUNK]))
-            self._report(min(start + CHUNK, len(images)) / max(self._total, 1), "crops embedded")
+            self._done += len(images[start : start + CHUNK])
+            self._report(self._done / self._total, f"{self._done} of {self._total} crops embedded")
         return {name: np.concatenate([part[name] for part in parts]) for name in self.card.outputs}
 
 

@@ -236,7 +236,9 @@ def test_the_command_writes_a_bundle_that_settings_can_name(
     assert bundle.links is not None
     assert bundle.links.fitted_on == "crops: 520 tracklets of 130 people"
     assert bundle.links.same.b > 0
-    assert 'bundle = "mine"' in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "link rows: 100.0% 1040 of 1040 crops embedded" in shown
+    assert 'bundle = "mine"' in shown
     assert json.loads((tmp_path / "said.json").read_text())["max_batch"] == 32
     assert sightline(theirs, *options) == 2
     assert "there is a bundle already; choose another name or say --replace" in capsys.readouterr().err
