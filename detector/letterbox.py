@@ -14,6 +14,13 @@ def scale_of(image_hw: tuple[int, int], input_hw: tuple[int, int]) -> float:
     return min(input_hw[0] / image_hw[0], input_hw[1] / image_hw[1])
 
 
+def fitted_hw(image_hw: tuple[int, int], input_hw: tuple[int, int]) -> tuple[int, int]:
+    """What a frame is scaled to, whole pixels."""
+    (h, w), (height, width) = image_hw, input_hw
+    scale = scale_of(image_hw, input_hw)
+    return min(height, max(1, round(h * scale))), min(width, max(1, round(w * scale)))
+
+
 def letterbox(
     images: Sequence[NDArray[np.uint8]], input_hw: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -24,7 +31,7 @@ def letterbox(
     for place, image in enumerate(images):
         h, w = image.shape[:2]
         scale = scale_of((h, w), input_hw)
-        fit_h, fit_w = min(height, max(1, round(h * scale))), min(width, max(1, round(w * scale)))
+        fit_h, fit_w = fitted_hw((h, w), input_hw)
         # INTER_AREA when shrinking: bilinear skips pixels below half size, and thin limbs break up
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         if (fit_h, fit_w) == (h, w):

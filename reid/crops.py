@@ -7,6 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def shrinks(crop_hw: tuple[int, int], size_hw: tuple[int, int]) -> bool:
+    """Whether both sides get smaller, so that areas are averaged."""
+    return crop_hw[0] > size_hw[0] and crop_hw[1] > size_hw[1]
+
+
 def to_batch(crops: Sequence[NDArray[np.uint8]], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
     """Crops (h, w, 3) of any sizes -> (N, H, W, 3) uint8, stretched to `size_hw`; N may be 0.
 
@@ -15,8 +20,6 @@ def to_batch(crops: Sequence[NDArray[np.uint8]], size_hw: tuple[int, int]) -> ND
     height, width = size_hw
     batch = np.empty((len(crops), height, width, 3), np.uint8)
     for place, crop in enumerate(crops):
-        shrinks = crop.shape[0] > height and crop.shape[1] > width
-        cv2.resize(
-            crop, (width, height), dst=batch[place], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
+        how = cv2.INTER_AREA if shrinks((crop.shape[0], crop.shape[1]), size_hw) else cv2.INTER_LINEAR
+        cv2.resize(crop, (width, height), dst=batch[place], interpolation=how)
     return batch
