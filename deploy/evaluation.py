@@ -175,9 +175,7 @@ def _crops(data: DataSet, size_hw: tuple[int, int], cores: int, console: Console
             for name, crops in drawn.test_crops(cores, report).items():
                 yield (f"synthetic_{name}", *evaluate.split(crops))
             return
-        found = load_reid(
-            data.name, data.root, size_hw, people=data.people, seed=data.seed, workers=cores, report=report
-        )
+        found = load_reid(data.name, data.root, size_hw, people=data.people, train=False, workers=cores, report=report)
     for note in found.notes:
         console.print(f"{data.label}: {note}", style="dim")
     yield data.label, found.query, found.gallery
@@ -222,7 +220,7 @@ def _embedder(
 
 def _searcher(model: Searches, data: DataSet, asked: Asked, prefix: str, cores: int, console: Console) -> Scored:
     with _progress(console, "drawing", "shards") as report:
-        found = load_search(data.name, data.root, people=data.people, seed=data.seed, workers=cores, report=report)
+        found = load_search(data.name, data.root, people=data.people, train=False, workers=cores, report=report)
     for note in found.notes:
         console.print(f"{data.label}: {note}", style="dim")
     with _progress(console, f"searching {data.label}", "frames and queries") as report:

@@ -23,7 +23,6 @@ class DataSet:
     root: str = ""
     people: int = 0
     """Synthetic: the size that a training of so many people is judged at, 0: the full one."""
-    seed: int = 1
     by_folder: bool = False
     """Named by its folder alone."""
 
@@ -76,15 +75,15 @@ def _checkpoint(name: str, path: Path) -> Model:
     kind = kinds.get(recipe.method, "embedder")
     module = served(saved)[0] if kind == "detector" else ServedEmbedder(network)
     backend = TorchBackend(module)  # moves the network to the GPU, if there is one
-    home = data_set(recipe.data, recipe.root, recipe.people, recipe.seed)
+    home = data_set(recipe.data, recipe.root, recipe.people)
     searches: Searches | None = network if kind == "person-search" else None  # type: ignore[assignment]
     return Model(name, kind, recipe.input_hw, backend, searches, home, home.label)
 
 
-def data_set(name: str, root: str = "", people: int = 0, seed: int = 1) -> DataSet:
+def data_set(name: str, root: str = "", people: int = 0) -> DataSet:
     """By its name, or by its folder if that is in Market-1501's layout."""
     if name in (SYNTHETIC, MIX):
-        return DataSet(name, "", people, seed)
+        return DataSet(name, "", people)
     if name not in REID and name not in SEARCH and Path(name).is_dir():
-        return DataSet("market1501", name, people, seed, by_folder=True)
-    return DataSet(name, root, people, seed)
+        return DataSet("market1501", name, people, by_folder=True)
+    return DataSet(name, root, people)

@@ -56,7 +56,7 @@ class SearcherScore:
 
 
 def score_searcher(model: Searches, data: SearchData, report: Report = silent) -> SearcherScore:
-    """Searches every test frame once, embeds every query's given box in its whole frame, and counts by every protocol."""
+    """Searches every test frame once, embeds the queries' given boxes in their whole frames, and counts by every protocol."""
     frames = len(data.test.images)
     by_camera = "cross_cam" in galleries(data)
     found = []
@@ -66,11 +66,13 @@ def score_searcher(model: Searches, data: SearchData, report: Report = silent) -
         report(frame + 1, frames + len(data.queries.frames))
     if not sum(len(one.scores) for one in found):
         raise DataError("the model found nobody in any test frame: train it longer, or begin with trained weights")
-    asked = []
-    for number, (frame, box) in enumerate(zip(data.queries.frames, data.queries.xyxy, strict=True)):
-        asked.append(model.embed(_frame(data, int(frame)), [box[None]])[0][0])
-        report(frames + number + 1, frames + len(data.queries.frames))
-    vectors = np.stack(asked)
+    asked: dict[int, F32] = {}
+    for frame in np.unique(data.queries.frames):
+        rows = np.flatnonzero(data.queries.frames == frame)
+        (described,) = model.embed(_frame(data, int(frame)), [data.queries.xyxy[rows]])
+        asked |= dict(zip(rows.tolist(), described, strict=True))
+        report(frames + len(asked), frames + len(data.queries.frames))
+    vectors = np.stack([asked[row] for row in range(len(asked))])
     search: dict[str, dict[str, SearchScore]] = {}
     for name in galleries(data):
         search[name] = {

@@ -85,6 +85,19 @@ def test_what_is_drawn_is_read_from_the_cache_the_next_time(crops):
     assert told == []
 
 
+@pytest.mark.parametrize(
+    "load",
+    [lambda **keys: load_reid("synthetic", "", SIZE, **keys), lambda **keys: load_search("synthetic", **keys)],
+    ids=["crops", "frames"],
+)
+def test_for_scoring_alone_nothing_is_drawn_to_learn_from(load, crops, frames):
+    drawn = []
+    data = load(people=6, seed=9, train=False, report=lambda done, of: drawn.append(done))
+    assert drawn == []  # seed 9 learns from others, who are not in the cache; the test people are, whatever the seed
+    assert len(data.train.images) == 0
+    assert "to learn" not in data.notes[0]
+
+
 def test_drawn_frames_have_named_and_unnamed_people(frames):
     train = frames.train
     assert frames.identities == len(np.unique(train.people[(train.people >= 0) & (train.people != UNLABELLED)]))

@@ -33,6 +33,7 @@ def load_reid(
     sites: int = 0,
     seed: int = 1,
     val_ids: int = 0,
+    train: bool = True,
     workers: int = 1,
     report: ShardReport = lambda done, of: None,
 ) -> ReidData:
@@ -44,6 +45,7 @@ def load_reid(
         sites: `synthetic-mix` only: drawn sites besides.
         seed: of what is drawn, and of who is held out.
         val_ids: so many training identities are held out as `ReidData.validation`.
+        train: False for scoring alone: of `synthetic` nothing is drawn to learn from, and nobody is in `ReidData.train`.
         workers, report: of what has to be drawn first.
 
     Raises:
@@ -53,7 +55,7 @@ def load_reid(
     if sites and name != MIX:
         raise UsageError(f"sites = {sites}: {MIX} alone draws sites besides, data is {name}")
     if name == SYNTHETIC:
-        data = synthetic.reid(people, seed, size_hw, workers, report)
+        data = synthetic.reid(people, seed, size_hw, workers, report, train=train)
     elif name == MIX:
         data = _mix(people, sites, seed, size_hw, workers, report)
     else:
@@ -74,6 +76,7 @@ def load_search(
     *,
     people: int = 0,
     seed: int = 1,
+    train: bool = True,
     workers: int = 1,
     report: ShardReport = lambda done, of: None,
 ) -> SearchData:
@@ -82,13 +85,13 @@ def load_search(
     With `people` (of a real set) the others' boxes keep no name, and training frames that show none of these people are left out.
     """
     if name == SYNTHETIC:
-        return synthetic.search(people, seed, workers, report)
+        return synthetic.search(people, seed, workers, report, train=train)
     if name not in SEARCH:
         raise UsageError(unknown(name, SEARCH_NAMES, REID_NAMES, "crops of people", "whole scenes"))
     found = SEARCH[name].read(folder_of(name, root))
     data = found.data
-    train, identities = relabelled(data.train, people) if people else (data.train, data.identities)
-    return replace(data, train=train, identities=identities, notes=[*data.notes, *map(str, found.problems)])
+    learnt, identities = relabelled(data.train, people) if people else (data.train, data.identities)
+    return replace(data, train=learnt, identities=identities, notes=[*data.notes, *map(str, found.problems)])
 
 
 def folder_of(name: str, root: str | Path) -> Path:

@@ -56,10 +56,11 @@ MIN_VISIBLE = 0.25
 MIN_QUERY_VISIBLE = 0.5
 
 
-def reid(people: int, seed: int, size_hw: tuple[int, int], workers: int, report: ShardReport) -> ReidData:
-    """`people` training identities, 0: `TRAIN_PEOPLE`."""
+def reid(
+    people: int, seed: int, size_hw: tuple[int, int], workers: int, report: ShardReport, *, train: bool
+) -> ReidData:
+    """`people` training identities, 0: `TRAIN_PEOPLE`; without `train` they are not drawn and the set has none."""
     count = people or TRAIN_PEOPLE
-    train = _crops(seed * SEEDS + TRAIN_CROPS, count, size_hw, workers, report)
     asked = test_count(count)
     everybody = _crops(TEST_CROPS, asked + asked // DISTRACTORS, size_hw, workers, report)
     test = replace(everybody, people=np.where(everybody.people < asked, everybody.people + 1, 0))
@@ -67,24 +68,28 @@ def reid(people: int, seed: int, size_hw: tuple[int, int], workers: int, report:
     first = np.zeros(len(pairs), dtype=bool)
     first[np.unique(pairs, axis=0, return_index=True)[1]] = True
     first &= test.people > 0
-    notes = [
-        f"drawn: {count} people to learn, {asked} others and {asked // DISTRACTORS} distractors, {CAMERAS} cameras each"
-    ]
+    learning = f"{count} people to learn, " if train else ""
+    notes = [f"drawn: {learning}{asked} others and {asked // DISTRACTORS} distractors, {CAMERAS} cameras each"]
     if asked < TEST_PEOPLE:
         notes.append(
             f"a trial: scores are comparable from people = {TRAIN_PEOPLE} on, when {TEST_PEOPLE} are asked for"
         )
-    return ReidData(train, test.take(np.flatnonzero(first)), test.take(np.flatnonzero(~first)), notes)
+    nobody = test.take(np.arange(0))
+    learnt = _crops(seed * SEEDS + TRAIN_CROPS, count, size_hw, workers, report) if train else nobody
+    return ReidData(learnt, test.take(np.flatnonzero(first)), test.take(np.flatnonzero(~first)), notes)
 
 
-def search(people: int, seed: int, workers: int, report: ShardReport) -> SearchData:
-    """Frames with about `people` named training identities (whole sites of 21), 0: `TRAIN_PEOPLE`."""
+def search(people: int, seed: int, workers: int, report: ShardReport, *, train: bool) -> SearchData:
+    """Frames with about `people` named training identities (whole sites of 21), 0: `TRAIN_PEOPLE`; see `reid`."""
     count = people or TRAIN_PEOPLE
-    train, identities = relabelled(_frames(seed * SEEDS + TRAIN_FRAMES, count, workers, report))
     test = _frames(TEST_FRAMES, test_count(count), workers, report)
+    learnt, identities, learning = test.take(np.arange(0)), 0, ""
+    if train:
+        learnt, identities = relabelled(_frames(seed * SEEDS + TRAIN_FRAMES, count, workers, report))
+        learning = f"{len(learnt.xyxy)} frames with {identities} people to learn, "
+    notes = [f"drawn: {learning}{len(test.xyxy)} test frames"]
     queries = _queries(test)
-    notes = [f"drawn: {len(train.xyxy)} frames with {identities} people to learn, {len(test.xyxy)} test frames"]
-    return SearchData(train, test, queries, (ALL_FRAMES,), all_frames(test, queries), ALL_FRAMES, identities, notes)
+    return SearchData(learnt, test, queries, (ALL_FRAMES,), all_frames(test, queries), ALL_FRAMES, identities, notes)
 
 
 def test_count(people: int) -> int:
