@@ -64,6 +64,15 @@ _OPTIONS: dict[Kind, dict[str, str]] = {
 av.logging.set_level(None)  # FFmpeg's own lines hold urls with passwords; what matters comes as an error
 
 
+class _ReadTimeout:
+    """What PyAV takes for a number of seconds, and asks for it whenever reading begins."""
+
+    seconds = _TICK_S
+
+    def __float__(self) -> float:
+        return float(self.seconds)
+
+
 class CameraSilent(CameraUnreachable):
     """Connected, or half so, but nothing comes; more patience may help."""
 
@@ -101,9 +110,15 @@ class Video:
     """An open video. A context manager: everything is released at its end."""
 
     def __init__(
-        self, container: InputContainer, stream: VideoStream, camera: CameraSettings, wall: WallClock, where: str
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        camera: CameraSettings,
+        wall: WallClock,
+        where: str,
+        read_timeout: _ReadTimeout,
     ) -> None:
-        self._container, self._stream = container, stream
+        self._container, self._stream, self._read_timeout = container, stream, read_timeout
         self._camera, self._wall, self._where = camera, wall, where
         self._utc_minus_time_ns: int | None = None
         self._reported_ns: int | None = None
@@ -166,18 +181,23 @@ class Video:
                 yield Picture(time_ns, utc_ns, arrival_ns, frame, reformatter)
 
     def _packets(self, silence_s: Callable[[], float]) -> "Iterator[tuple[Packet[VideoStream], int]]":
-        heard_ns = self._wall.now_ns()
+        heard_ns, rtsp = self._wall.now_ns(), self._camera.kind == "rtsp"
         while True:
+            if not rtsp:
+                self._read_timeout.seconds = silence_s()
             packets = cast("Generator[Packet[VideoStream]]", self._container.demux(self._stream))
             try:
                 with _errors(self._camera.kind, self._where, silence_s(), opening=False), contextlib.closing(packets):
                     for packet in packets:
                         heard_ns = self._wall.now_ns()
                         yield packet, heard_ns
-                return
+                        if not rtsp and packet.size and silence_s() != self._read_timeout.seconds:
+                            break  # PyAV takes a new time-out only when reading begins
+                    else:
+                        return
             except CameraSilent:
                 # an RTSP stream may be read on after a time-out; everything else FFmpeg has given up inside
-                if self._camera.kind != "rtsp" or self._wall.now_ns() - heard_ns > silence_s() * _SECOND_NS:
+                if not rtsp or self._wall.now_ns() - heard_ns > silence_s() * _SECOND_NS:
                     raise
 
     def _note_utc(self, packet: "Packet[VideoStream]") -> None:
@@ -203,20 +223,12 @@ class Video:
         return time_ns - self._begin_ns
 
 
-def open_video(
-    camera: CameraSettings,
-    wall: WallClock,
-    open_timeout_s: float,
-    silence_s: float | None = None,
-    path: Path | None = None,
-) -> Video:
+def open_video(camera: CameraSettings, wall: WallClock, open_timeout_s: float, path: Path | None = None) -> Video:
     """Connect to a camera, or open `path` in its name (a clip of a synthetic one).
 
-    `silence_s` is how long to wait for a packet; unless said, as long as for opening. FFmpeg takes it once, when opening;
-    over RTSP reading wakes up every second instead, and what `Video.pictures` is told holds.
     Raises CameraUnreachable, CameraUnauthorised, NotAVideo, or CameraError for what no retry will mend.
     """
-    silence_s = open_timeout_s if silence_s is None else silence_s
+    read_timeout = _ReadTimeout()  # over RTSP reading wakes up every second, whatever the silence that is allowed
     kind, shown = camera.kind, camera.shown_url if path is None else str(path)
     where = f"camera {camera.id}: {shown}"
     if kind in ("file", "synthetic"):
@@ -232,13 +244,13 @@ def open_video(
             format="v4l2" if kind == "device" else None,
             options={**_OPTIONS[kind], "protocol_whitelist": _PROTOCOLS[kind]},
             metadata_errors="replace",
-            timeout=(open_timeout_s, min(silence_s, _TICK_S) if kind == "rtsp" else silence_s),
+            timeout=(open_timeout_s, cast(float, read_timeout)),
         )
     try:
         stream = _video_stream(container, where)
         stream.thread_count = 1  # more burn 8 % more and take three times the memory
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        return Video(container, stream, camera, wall, where)
+        return Video(container, stream, camera, wall, where, read_timeout)
     except BaseException:
         container.close()
         raise

@@ -76,7 +76,7 @@ class LiveCamera:
         camera, dating = self._camera, _Dating(self._camera, self._wall, self._stop)
         began_ns = before_ns = 0
         offset, jumps = CLOCK_OFFSET.labels(camera.id), CLOCK_JUMPS.labels(camera.id)
-        with open_video(camera, self._wall, self._watchdog.open_s, self._watchdog.silence_s) as video:
+        with open_video(camera, self._wall, self._watchdog.open_s) as video:
             for picture in video.pictures(lambda: self._watchdog.silence_s):
                 if began_ns:
                     self._watchdog.saw_gap((picture.arrival_ns - before_ns) / 1e9)

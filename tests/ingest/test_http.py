@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from services import certificates
 
 from ingest.clock import WallClock
-from ingest.decode import CameraSilent, open_video
+from ingest.decode import CameraSilent, Video, open_video
 from ingest.settings import CameraSettings
 from stream.errors import CameraError, CameraUnauthorised, CameraUnreachable, NotAVideo
 
@@ -33,6 +33,28 @@ def test_mjpeg_over_http_is_dated_by_its_arrival() -> None:
     assert all(b - a in (1, 2, 3) for a, b in itertools.pairwise(numbers))
     assert {f.clock for f in frames} == {"arrival"}
     assert all(0 <= f.ingested_at - f.captured_at < 1e9 for f in frames)
+
+
+def test_a_camera_that_falls_silent_is_given_up_after_what_its_rhythm_allows_by_then() -> None:
+    class Brief(MjpegCamera):
+        def do_GET(self) -> None:  # noqa: N802
+            self.pictures = 20  # type: ignore[misc]
+            super().do_GET()
+            time.sleep(30)
+
+    seen: list[int] = []
+
+    def read(video: Video) -> None:
+        for picture in video.pictures(lambda: 60.0 if len(seen) < 10 else 0.7):
+            seen.append(picture.arrival_ns)
+
+    with (
+        http_server(Brief) as address,
+        open_video(camera(f"http://{address}/video"), WallClock(), 20.0) as video,
+        pytest.raises(CameraSilent, match=r"is silent: nothing came for 0\.7 s"),
+    ):
+        read(video)
+    assert len(seen) >= 18  # going over to the shorter time-out loses nothing
 
 
 def test_a_camera_behind_basic_authentication_is_opened_with_the_url_s_password() -> None:
