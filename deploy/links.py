@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from reid.crops import to_batch
 from stream.errors import DataError
 from stream.model import LinkRow, Links, ModelCard
-from trainer.tracklets import DESCRIPTION, LabelledTracklet, synthetic_tracklets
+from trainer.tracklets import DESCRIPTION, LabelledTracklet, Stay, synthetic_tracklets
 
 F64 = NDArray[np.float64]
 
@@ -61,15 +61,19 @@ def fit_links(
     """
     if tracklets is None:
         tracklets, fitted_on = synthetic_tracklets(workers, report), DESCRIPTION
-    vectors = _embed(backend, tracklets)
+    return fit_vectors(_embed(backend, tracklets), tracklets, fitted_on, seed=seed)
+
+
+def fit_vectors(vectors: Sequence[F64], stays: Sequence[Stay], fitted_on: str, *, seed: int = 0) -> Links:
+    """Fit rows and mean on the vectors (n, D) of each stay, in order of time."""
     pooled = np.stack([v.mean(0) for v in vectors])  # (T, D)
     mean = pooled.mean(0)
     rng = np.random.default_rng(seed)
     same, other = _Row([], [], 0), _Row([], [], 0)
-    for site in sorted({t.site for t in tracklets}):
-        mine = [place for place, t in enumerate(tracklets) if t.site == site]
-        people = np.array([tracklets[place].person for place in mine])
-        cameras = np.array([tracklets[place].camera for place in mine])
+    for site in sorted({t.site for t in stays}):
+        mine = [place for place, t in enumerate(stays) if t.site == site]
+        people = np.array([stays[place].person for place in mine])
+        cameras = np.array([stays[place].camera for place in mine])
         _compare([vectors[p] for p in mine], pooled[mine], people, cameras, mean, (same, other), rng)
     return Links(
         mean=[float(x) for x in mean], same=_fit(same, "same"), other=_fit(other, "other"), fitted_on=fitted_on

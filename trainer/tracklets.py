@@ -31,13 +31,19 @@ DESCRIPTION = f"{SITES} drawn sites of {PEOPLE} people and 4 cameras that no tra
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledTracklet:
-    """The first seconds of one person before one camera."""
+class Stay:
+    """One person before one camera."""
 
     site: int
     """People and cameras of different sites are never compared."""
     person: int
     camera: int
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledTracklet(Stay):
+    """The first seconds of a stay."""
+
     crops: Sequence[U8]
     """(h, w, 3) RGB, in order of time."""
 

@@ -4,11 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from deploy import export_search
-from deploy.export_search import SearchDetect
+from deploy import export_search, search_people
+from deploy.bundle import load_bundle
+from deploy.export import Described
+from deploy.export_search import MIN_SCORE, SearchDetect
+from deploy.searcher import Searcher
 from stream.errors import BundleError, UsageError
-from trainer.methods.person_search import MAX_IOU, MIN_SCORE, PersonSearch, PersonSearchRecipe
+from tests.deploy.scenes import labelled_scenes
+from trainer import checkpoint
+from trainer.checkpoint import Checkpoint
+from trainer.methods.person_search import MAX_IOU, PersonSearch, PersonSearchRecipe
 from trainer.scene_batch import collate, resized
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIZE_HW = (64, 96)
 MOST = 12
@@ -56,29 +64,120 @@ def test_arrays_of_fixed_length_hold_what_a_search_finds_and_then_zeros(keys):
     assert max(counts) < MOST
 
 
-def test_both_graphs_answer_in_onnx_runtime_as_torch_does():
-    network = _network()
-    graphs = export_search.export_search(network, SIZE_HW, _scenes())  # raises where they do not
-    detect, query = (onnx.load_from_string(graph) for graph in graphs)
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """Exporting takes seconds, so it is done once."""
+    folder, network = tmp_path_factory.mktemp("search"), _network()
+    saved = Checkpoint(network.recipe.model_dump(mode="json"), 1.0, 1, network.state_dict())
+    checkpoint.save(folder / "checkpoint.pt", saved)
+    described = Described("tiny", "1", "made by a test", ("noise",), {}, synthetic_only=True)
+    shares = []
+    made = export_search.export_person_search(
+        folder / "checkpoint.pt", folder / "bundle", described, _scenes(), scenes=labelled_scenes(SIZE_HW),
+        fitted_on="noise", report=shares.append,
+    )  # fmt: skip
+    assert shares == sorted(shares)
+    return made
+
+
+def test_a_person_search_is_a_bundle_of_two_graphs_that_share_their_weights(bundle):
+    read = load_bundle(bundle.path, "person-search")
+    card = read.card
+    assert (card.input_hw, card.max_batch, card.embedding_size) == (SIZE_HW, 1, 256)
+    assert card.outputs == {"boxes": (MOST, 4), "scores": (MOST,), "embedding": (MOST, 256)}
+    assert read.links is not None
+    assert (len(read.links.mean), read.links.fitted_on) == (256, "noise")
+    assert card.digests.keys() == {"golden.npz", "links.json", "query.onnx"}
+    onnx.checker.check_model(read.query, full_check=True)
+    detect, query = (onnx.load(path, load_external_data=False) for path in (read.model, read.query))
     assert [output.name for output in detect.graph.output] == ["boxes", "scores", "embedding"]
     assert [put.name for put in query.graph.input] == ["images", "boxes"]
     assert {"NonMaxSuppression", "RoiAlign"} <= {node.op_type for node in detect.graph.node}
+    weights = sum(p.numel() for p in _network().parameters())
+    assert read.model.stat().st_size < 1.05 * 4 * weights
+    assert read.query.stat().st_size < 0.05 * 4 * weights
     for graph in (detect, query):
         assert not any("table" in each.name or "queue" in each.name for each in graph.graph.initializer)
-        assert sum(np.prod(each.dims) for each in graph.graph.initializer) < 1.05 * sum(
-            p.numel() for p in network.parameters()
-        )
-    with torch.no_grad():
-        network.identity.weight.neg_()
-    with pytest.raises(BundleError, match=r"embedding of the exported graph differs from torch's by"):
-        export_search._check(network, graphs, _scenes(1))
+
+
+def test_a_bundle_finds_and_describes_in_frames_of_any_size_as_the_network_does(bundle):
+    searcher, network = Searcher(bundle), _network()
+    (scene,) = _scenes(1)
+    large = scene.repeat(2, 0).repeat(2, 1)  # letterboxed to the same pixels
+    (boxes,), (scores,), (vectors,) = searcher.search([large], 0.5)
+    batch = collate([resized(scene, SIZE_HW, torch.device("cpu"))], [(1.0, 1.0)])
+    with torch.inference_mode():
+        wanted = [each.numpy() for each in network.found(batch, 0.5, MAX_IOU)]
+    assert len(scores) == len(wanted[1]) > 0
+    np.testing.assert_allclose(boxes, 2 * wanted[0], atol=1)
+    np.testing.assert_allclose(scores, wanted[1], atol=1e-4)
+    np.testing.assert_allclose(vectors, wanted[2], atol=1e-4)
+    (described,) = searcher.embed([large], [boxes[:2]])
+    np.testing.assert_allclose(described, network.embed([scene], [boxes[:2] / 2])[0], atol=1e-4)
+    assert searcher.embed([large], [boxes[:0]])[0].shape == (0, 256)
+    searcher.close()
+
+
+def test_graphs_that_answer_otherwise_than_torch_are_refused(bundle):
+    searcher, network, scenes = Searcher(bundle), _network(), _scenes()
+    boxes = bundle.golden()["query_boxes"]
+    expected, described = export_search.in_torch(network, SIZE_HW, scenes, boxes)
+    graphs = searcher.backend, searcher.query
+    export_search.check(*graphs, scenes, expected, boxes, described)
+    with pytest.raises(BundleError, match="vectors of given boxes have cosine -1"):
+        export_search.check(*graphs, scenes, expected, boxes, -described)
+    turned = expected | {"embedding": -expected["embedding"]}
+    with pytest.raises(
+        BundleError, match=r"do not answer as torch does: (\d+) of \1 people differ.*nothing was written"
+    ):
+        export_search.check(*graphs, scenes, turned, boxes, described)
+    nobody = expected | {"scores": 0 * expected["scores"]}
+    with pytest.raises(BundleError, match=r"finds nobody in 2 scenes.*train it longer"):
+        export_search.check(*graphs, scenes, nobody, boxes, described)
+    searcher.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"boxes": 3.0}, id="a box elsewhere"),
+        pytest.param({"scores": -0.3}, id="another score"),
+        pytest.param({"boxes": np.nan}, id="not a number"),
+    ],
+)
+def test_people_are_the_same_by_where_they_stand_not_by_their_place_in_the_list(change):
+    rng = np.random.default_rng(0)
+    xyxy = np.array([[[0, 0, 20, 60], [40, 0, 60, 60], [80, 0, 99, 60], [0, 0, 0, 0]]], np.float32)
+    vectors = rng.normal(size=(1, 4, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    one = {"boxes": xyxy, "scores": np.array([[0.9, 0.8, 0.7, 0.0]], np.float32), "embedding": vectors}
+    limits = {"score": 0.01, "box_px": 0.5, "cosine": 0.999}
+    order = [2, 0, 1, 3]
+    other = {name: values[:, order] for name, values in one.items()}
+    assert search_people.differ(one, other, **limits) is None
+    for name, by in change.items():
+        other[name] = other[name].copy()
+        other[name][0, 1] += by
+    assert search_people.differ(one, other, **limits) is not None
 
 
 def test_a_size_that_is_no_multiple_of_32_is_refused():
     with pytest.raises(UsageError, match="60x96, expected multiples of 32"):
-        export_search.export_search(_network(), (60, 96), _scenes())
+        export_search.to_graphs(_network(), (60, 96))
 
 
 def test_roi_pooling_is_not_exported():
     with pytest.raises(UsageError, match='train with roi_op = "align"'):
-        export_search.export_search(_network(roi_op="pool"), SIZE_HW, _scenes())
+        export_search.to_graphs(_network(roi_op="pool"), SIZE_HW)
+
+
+@pytest.mark.parametrize(
+    ("input_hw", "served"),
+    [
+        pytest.param((900, 1500), (864, 1504), id="the paper's"),
+        pytest.param((448, 736), (416, 736), id="a trial's"),
+        pytest.param((64, 96), (64, 96), id="small"),
+    ],
+)
+def test_cameras_are_served_as_large_as_they_were_trained_on(input_hw, served):
+    assert export_search.served_hw(PersonSearchRecipe(input_hw=input_hw)) == served
