@@ -152,9 +152,9 @@ def export_person_search(
     if not isinstance(network, PersonSearch):
         raise UsageError(f"{saved} is of {recipe.method}, not of person search")
     size_hw = (golden.shape[1], golden.shape[2])
+    model, query = to_graphs(network, size_hw)
     boxes = _query_boxes(len(golden), size_hw)
     expected, described_boxes = in_torch(network, size_hw, golden, boxes)
-    model, query = to_graphs(network, size_hw)
     card = ModelCard(
         name=described.name,
         version=described.version,

@@ -7,15 +7,23 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from deploy.bundle import Bundle
 from deploy.export import Described, export
+from deploy.export_search import export_person_search, served_hw
+from deploy.training import Bar
 from detector.letterbox import letterbox
 from reid.crops import to_batch
 from stream.errors import DataError, UsageError
 from trainer import checkpoint, drawn
+from trainer.checkpoint import Checkpoint
 from trainer.datasets.table import MIX, SYNTHETIC
+from trainer.methods.person_search import PersonSearchRecipe
 from trainer.serving import ServedDetector, served
 
 GOLDEN = 4
+
+Size = tuple[int | None, int | None]
+"""Height and width that were asked for."""
 
 
 def export_checkpoint(
@@ -25,27 +33,11 @@ def export_checkpoint(
     version: str,
     source: str,
     score_files: list[Path],
-    size: tuple[int | None, int | None],
+    size: Size,
     console: Console,
 ) -> dict[str, Any]:
     """Write the bundle and say what it is."""
     saved = checkpoint.load(path)
-    if saved.recipe.get("method") == "person-search":
-        raise UsageError(
-            f"{path} is of person search, which the stream cannot serve yet: evaluate it, or name an embedder"
-        )
-    module, size_hw = served(saved)
-    is_detector = isinstance(module, ServedDetector)
-    if any(size):
-        if not is_detector:
-            raise UsageError(
-                "--height and --width are for detectors: an embedder is served at the size it was trained at"
-            )
-        size_hw = (size[0] or size_hw[0], size[1] or size_hw[1])
-        if size_hw[0] % 32 or size_hw[1] % 32:
-            raise UsageError(f"the input is {size_hw[0]}x{size_hw[1]}, expected multiples of 32")
-    pictures = drawn.golden_pictures("scenes" if is_detector else "crops", GOLDEN)
-    golden = letterbox(pictures, size_hw)[0] if is_detector else to_batch(pictures, size_hw)
     synthetic = saved.recipe.get("data") in (SYNTHETIC, MIX)
     described = Described(
         name=name,
@@ -55,9 +47,40 @@ def export_checkpoint(
         scores=card_scores(score_files),
         synthetic_only=synthetic,
     )
-    bundle = export(path, output, described, np.ascontiguousarray(golden), input_hw=size_hw)
-    console.print(f"{output}: {bundle.card.id}, {bundle.card.kind} of {size_hw[0]}x{size_hw[1]} (height x width)")
-    return {"bundle": str(output), "id": bundle.card.id, "input_hw": size_hw, "scores": bundle.card.scores}
+    if saved.recipe.get("method") == "person-search":
+        bundle = _person_search(path, saved, output, described, size, console)
+    else:
+        bundle = _one_graph(path, saved, output, described, size)
+    card = bundle.card
+    console.print(f"{output}: {card.id}, {card.kind} of {card.input_hw[0]}x{card.input_hw[1]} (height x width)")
+    return {"bundle": str(output), "id": card.id, "input_hw": card.input_hw, "scores": card.scores}
+
+
+def _one_graph(path: Path, saved: Checkpoint, output: Path, described: Described, size: Size) -> Bundle:
+    module, size_hw = served(saved)
+    is_detector = isinstance(module, ServedDetector)
+    if any(size):
+        if not is_detector:
+            raise UsageError(
+                "--height and --width are for what takes whole pictures: an embedder is served at the size it was trained at"
+            )
+        size_hw = (size[0] or size_hw[0], size[1] or size_hw[1])
+        if size_hw[0] % 32 or size_hw[1] % 32:
+            raise UsageError(f"the input is {size_hw[0]}x{size_hw[1]}, expected multiples of 32")
+    pictures = drawn.golden_pictures("scenes" if is_detector else "crops", GOLDEN)
+    golden = letterbox(pictures, size_hw)[0] if is_detector else to_batch(pictures, size_hw)
+    return export(path, output, described, np.ascontiguousarray(golden), input_hw=size_hw)
+
+
+def _person_search(
+    path: Path, saved: Checkpoint, output: Path, described: Described, size: Size, console: Console
+) -> Bundle:
+    own = served_hw(PersonSearchRecipe.model_validate(saved.recipe))
+    golden, _ = letterbox(drawn.golden_pictures("scenes", GOLDEN), (size[0] or own[0], size[1] or own[1]))
+    with Bar(console, "link rows") as bar:
+        return export_person_search(
+            path, output, described, golden, report=lambda done: bar.at(done, "of the drawn scenes looked at")
+        )
 
 
 def card_scores(files: list[Path]) -> dict[str, float]:

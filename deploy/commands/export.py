@@ -17,8 +17,12 @@ def export(
     scores: Annotated[
         list[Path] | None, typer.Option(metavar="JSON", help="What `sightline evaluate --json` wrote; may be repeated.")
     ] = None,
-    height: Annotated[int | None, typer.Option(min=32, help="Input height (detectors).", show_default="recipe")] = None,
-    width: Annotated[int | None, typer.Option(min=32, help="Input width (detectors).", show_default="recipe")] = None,
+    height: Annotated[
+        int | None, typer.Option(min=32, help="Input height (detectors, person search).", show_default="recipe")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=32, help="Input width (detectors, person search).", show_default="recipe")
+    ] = None,
     json: JsonPath = None,
 ) -> None:
     """Make a bundle of a checkpoint: ONNX graph, card, golden set and link rows, once the graph has answered as torch did.
