@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU, the backend of the base install; the only import of onnxruntime."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,23 @@ def run_once(model: bytes, name: str, array: NDArray[np.generic], output: str) -
         return np.asarray(session.run([output], {name: array})[0])
     except Exception as error:  # onnxruntime's classes have no common base but this
         raise BundleError(f"the graph: fails on one image ({_first_line(error)})") from error
+
+
+def run_each(model: bytes, images: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """The float32 outputs of a graph that takes pixels, for one picture after the other.
+
+    A graph that also takes `boxes` is given the whole picture as the only one. Raises `BundleError` where it does not run.
+    """
+    session = _session(model, "the graph", threads=1)
+    names = [one.name for one in session.get_outputs()]
+    whole = np.array([[0, 0, images.shape[2], images.shape[1]]], np.float32)
+    takes = [one.name for one in session.get_inputs()]
+    for image in images:
+        given = {name: whole if name == "boxes" else image[None] for name in takes}
+        try:
+            yield dict(zip(names, session.run(names, given), strict=True))
+        except Exception as error:  # onnxruntime's classes have no common base but this
+            raise BundleError(f"the graph: fails on one image ({_first_line(error)})") from error
 
 
 def _session(model: Path | bytes, where: str, threads: int) -> onnxruntime.InferenceSession:

@@ -1,0 +1,56 @@
+"""Precision written into a graph of the house contract: pixels in and float32 out stay, what lies between changes its type.
+
+fp16   fp16 weights and values from the first learned layer to the last, with islands of fp32 (`precision_half`)
+int8   Q/DQ pairs before the learned layers that bear it, all else fp32 (`precision_int8`)
+
+TensorRT 10 and 11 take such graphs as strongly typed networks; ONNX Runtime and OpenVINO read the same file.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy import precision_half, precision_int8
+from deploy.backends.onnxruntime import run_each
+from deploy.precision_graph import Graph, fold_norms
+from stream.errors import UsageError
+from stream.model import Precision
+
+LEAST_PICTURES = 64
+"""For the ranges of values: fewer miss some."""
+
+
+def silent(done: int, of: int) -> None:
+    """A report that says nothing."""
+
+
+def convert(
+    model: bytes,
+    precision: Precision,
+    calibration: NDArray[np.uint8],
+    report: Callable[[int, int], None] = silent,
+) -> bytes:
+    """A float32 graph in another precision; fp32 gives it back as it is.
+
+    `calibration` (n >= 64, H, W, 3) RGB uint8: pictures like those it will see, for the ranges of its values. `report` hears how
+    many of how many trials are done. Same input, same bytes. Raises `BundleError` where the graph cannot be converted.
+    """
+    if precision == "fp32":
+        return model
+    if len(calibration) < LEAST_PICTURES:
+        raise UsageError(f"{len(calibration)} calibration pictures, at least {LEAST_PICTURES} are needed")
+    graph = Graph(model)
+    fold_norms(graph)
+    if precision == "int8":
+        return precision_int8.to_int8(graph, calibration, report)
+    places = precision_half.candidates(graph)
+    nodes = [graph.nodes[place] for place in places]
+    names = {name for node in nodes for name in (*node.input, *node.output) if name and name not in graph.constants}
+    largest = dict.fromkeys(sorted(filter(graph.is_float, names)), 0.0)
+    for done, seen in enumerate(run_each(graph.opened(list(largest)), calibration)):
+        report(done, len(calibration))
+        for name, values in seen.items():
+            largest[name] = max(largest[name], float(np.abs(values).max(initial=0.0)))
+    report(len(calibration), len(calibration))
+    return precision_half.to_half(graph, places, largest)
