@@ -36,7 +36,7 @@ def check_defaults(card: ModelCard) -> None:
     known = OF_KIND[card.kind]
     for name in card.defaults:
         if name not in known:
-            raise BundleError(f"{card.name}: {name} is no threshold of a {card.kind}; known: {', '.join(known)}")
+            raise BundleError(f"{card.name}: {name} is no threshold of this {card.kind}; known: {', '.join(known)}")
     _filled(DetectorSettings(), card)
     _filled(MatcherSettings(), card)
 

@@ -76,9 +76,18 @@ def test_crops(workers: int, report: ShardReport) -> dict[str, Crops]:
 
 
 def golden_pictures(kind: str, count: int) -> list[U8]:
-    """A few unseen scenes or crops, for a bundle's golden set."""
-    images = (_draw_windows(TEST + 100, (256, 416)) if kind == "scenes" else _draw_people(TEST + 100))["images"]
-    return [np.asarray(image) for image in images[np.linspace(0, len(images) - 1, count).astype(int)]]
+    """A few unseen crops, or scenes with somebody in them, for a bundle's golden set."""
+    seed = TEST + 100
+    if kind == "crops":
+        return list(draw_crops(seed, range(count), size_hw=STORED_HW, per_person=1).images)
+    rng = np.random.default_rng([seed, 1])
+    settings = _site(rng, seed, (360, 640))
+    found: list[U8] = []
+    while len(found) < count:
+        image, truth = View(settings, len(found) % settings.cameras).draw(int(rng.integers(settings.frames())))
+        if (truth.visible >= LEAST_VISIBLE).any():
+            found.append(image)
+    return found
 
 
 def _scenes(

@@ -4,18 +4,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.model import ModelCard
+from reid.crops import to_batch
+from stream.model import Kind, ModelCard
 
 SLOTS = 64  # boxes the reference detector can report per picture
 GRID_HW = (4, 2)  # cells of a crop whose mean colours the reference embedder returns
 
 
-def _card(name: str, kind: str, input_hw: tuple[int, int], outputs: dict[str, tuple[int, ...]]) -> ModelCard:
+def _card(name: str, kind: Kind, input_hw: tuple[int, int], outputs: dict[str, tuple[int, ...]]) -> ModelCard:
     size = outputs["embedding"][-1] if "embedding" in outputs else None
     return ModelCard(
         name=name,
         version="1",
-        kind="embedder" if kind == "embedder" else "detector",
+        kind=kind,
         input_hw=input_hw,
         outputs=outputs,
         max_batch=64,
@@ -66,6 +67,27 @@ class ReferenceEmbedder:
         vectors = cells.reshape(n, rows * columns * 3) - 127.0
         vectors[:, 0] += 1e-3  # a crop that is grey all over still has a direction
         return {"embedding": vectors / np.linalg.norm(vectors, axis=1, keepdims=True)}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class ReferencePersonSearch:
+    """Finds as `ReferenceDetector` does and describes whom it found as `ReferenceEmbedder` does, in one."""
+
+    def __init__(self, input_hw: tuple[int, int] = (256, 416)) -> None:
+        self._finds, self._describes = ReferenceDetector(input_hw), ReferenceEmbedder()
+        outputs = self._finds.card.outputs | {"embedding": (SLOTS, *self._describes.card.outputs["embedding"])}
+        self.card = _card("reference-search", "person-search", input_hw, outputs)
+
+    def infer(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """(N, H, W, 3) -> boxes (N, SLOTS, 4), scores (N, SLOTS), embedding (N, SLOTS, 24); unused slots are zeros."""
+        found = self._finds.infer(images)
+        vectors = np.zeros((len(images), *self.card.outputs["embedding"]), np.float32)
+        for image, boxes, scores, slots in zip(images, found["boxes"], found["scores"], vectors, strict=True):
+            crops = [image[y1:y2, x1:x2] for x1, y1, x2, y2 in boxes[scores > 0].astype(int).tolist()]
+            slots[: len(crops)] = self._describes.infer(to_batch(crops, self._describes.card.input_hw))["embedding"]
+        return found | {"embedding": vectors}
 
     def close(self) -> None:
         """Nothing is held."""

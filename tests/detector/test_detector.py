@@ -5,7 +5,7 @@ import pytest
 import simplejpeg
 from numpy.typing import NDArray
 
-from deploy.backends.reference import ReferenceDetector
+from deploy.backends.reference import ReferenceDetector, ReferencePersonSearch
 from detector.detector import Detector
 from detector.jpeg import decode_frames
 from detector.quality import quality
@@ -260,3 +260,18 @@ def test_quality_says_how_far_a_crop_can_be_trusted(
     boxes = np.array([box] if other is None else [box, other], np.float32)
     value = quality(boxes, [crop] * len(boxes), (360, 640))[0]
     assert low <= value <= high
+
+
+def test_people_of_a_person_search_bring_their_own_vectors() -> None:
+    search = Detector(ReferencePersonSearch(), DetectorSettings(), clock=lambda: NOW_S)
+    image = picture((40, 50), (200, 80))
+    image[80:140, 200:220] = (30, 40, 220)
+    outputs = run(search, *(frame(n, image) for n in range(3)))
+    last = outputs[-1]
+    assert isinstance(last, Detections)
+    assert last.vectors is not None
+    assert last.vectors.shape == (len(last.tracklets), 24) == (2, 24)
+    for crop, vector in zip(last.crops, last.vectors, strict=True):  # red or blue, as the person is
+        assert vector.reshape(-1, 3).sum(0).argmax() == crop.mean((0, 1)).argmax()
+    found_apart = Detector(ReferenceDetector(), DetectorSettings(), clock=lambda: NOW_S)
+    assert all(isinstance(one, Detections) and one.vectors is None for one in run(found_apart, frame(0, image)))

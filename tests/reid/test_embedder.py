@@ -1,12 +1,13 @@
 """The embedder stage: who is embedded when, one record per frame, and vectors that depend on nothing but the crop."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deploy.backends.reference import ReferenceEmbedder
+from deploy.backends.reference import ReferenceEmbedder, ReferencePersonSearch
 from reid.crops import to_batch
 from reid.embedder import Embedder
 from reid.settings import EmbedderSettings
@@ -179,3 +180,17 @@ def test_views_into_a_frame_are_taken_as_they_are() -> None:
     image = crop(360, 640)
     view = image[10:200, 50:120]
     np.testing.assert_array_equal(to_batch([view], (256, 128)), to_batch([view.copy()], (256, 128)))
+
+
+def test_people_who_come_with_vectors_keep_them_and_are_chosen_as_all_others_are() -> None:
+    names = ["a/0/0/1", "a/0/0/2"]
+    plain = [detections(n, names, quality=[0.9, 0.1]) for n in range(30)]
+    vectors = np.random.default_rng(0).normal(size=(30, 2, 256)).astype(np.float32)
+    search = Embedder(ReferencePersonSearch(), EmbedderSettings())
+    records = process(search, *(replace(one, vectors=vectors[n]) for n, one in enumerate(plain)))
+    assert {record.model for record in records} == {ReferencePersonSearch().card.id}
+    chosen = embedded(records)
+    assert chosen == embedded(process(embedder(), *plain))
+    assert embedded(records, person=1) == []  # too poor to be pooled
+    for n in chosen:
+        assert records[n].people[0].vector == vectors[n, 0].astype("<f2").tobytes()
