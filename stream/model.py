@@ -37,6 +37,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     embedding_size: int | None = None
     precision: Precision = "fp32"
     """Of the graph's arithmetic; it is written into the graph, and the outputs are float32 in any case."""
+    min_cosine: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    """Least cosine to the golden vectors that is asked of a runtime where it is not the precision's own (`deploy.gate`)."""
     synthetic_only: bool
     """True when no picture of a real person was seen in training."""
     data_sets: tuple[str, ...] = ()

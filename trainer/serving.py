@@ -116,9 +116,12 @@ class TorchBackend:
 
     @torch.inference_mode()
     def infer(
-        self, images: NDArray[np.uint8], joints: NDArray[np.float32] | None = None
+        self, images: NDArray[np.uint8] | NDArray[np.float32], joints: NDArray[np.float32] | None = None
     ) -> dict[str, NDArray[np.float32]]:
-        """(N, H, W, 3) RGB, N at least 1 -> arrays by output name, N in front; `joints` (N, 17, 3) where they are taken."""
+        """(N, H, W, 3) RGB, N at least 1 -> arrays by output name, N in front; `joints` (N, 17, 3) where they are taken.
+
+        Float32 pixels may lie outside 0 to 255: `deploy.diagnose` looks for what a network was shown by mistake.
+        """
         parts: list[tuple[Tensor, ...]] = []
         inputs = (images,) if joints is None else (images, joints)
         for start in range(0, len(images), MAX_BATCH):

@@ -6,8 +6,10 @@ import torch
 from onnx import helper, numpy_helper
 
 from deploy import backends
+from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.bundle import load_bundle
-from deploy.export import Described, check, export
+from deploy.export import Described, export
+from deploy.gate import check
 from deploy.links import camera_means, fit_links
 from stream.errors import BundleError, DataError, UsageError
 from stream.model import ModelCard
@@ -124,8 +126,8 @@ def test_a_graph_that_answers_otherwise_than_torch_is_refused(bundle, in_torch):
     model = onnx.load(bundle.model)
     weights = next(i for i in model.graph.initializer if i.name.endswith("conv5.conv.weight") or "conv5" in i.name)
     weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * 1.05 + 0.01, weights.name))
-    with pytest.raises(BundleError, match=r"embedding of the exported graph differs from torch's by .* pictures alone"):
-        check(model.SerializeToString(), _card(), in_torch.infer(_golden()), _golden())
+    with pytest.raises(BundleError, match=r"embedding .* for pictures alone \(fp32\): looks like other weights"):
+        check(OnnxRuntimeBackend(model.SerializeToString(), _card()), in_torch.infer(_golden()), _golden())
 
 
 def test_a_graph_that_mixes_the_pictures_of_a_batch_is_refused(bundle, in_torch):
@@ -139,8 +141,8 @@ def test_a_graph_that_mixes_the_pictures_of_a_batch_is_refused(bundle, in_torch)
     model.graph.node.append(helper.make_node("Add", ["own", "batch_mean"], ["double"]))
     model.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "half"))
     model.graph.node.append(helper.make_node("Mul", ["double", "half"], [output]))
-    with pytest.raises(BundleError, match="in a batch of 3"):
-        check(model.SerializeToString(), _card(), in_torch.infer(_golden()), _golden())
+    with pytest.raises(BundleError, match=r"in a batch of 3 .* mixes the pictures of a batch"):
+        check(OnnxRuntimeBackend(model.SerializeToString(), _card()), in_torch.infer(_golden()), _golden())
 
 
 def test_golden_pictures_of_another_size_are_refused(saved, tmp_path):

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import efficientnet_b0
 
-from deploy.export import check, to_onnx
+from deploy.backends.onnxruntime import OnnxRuntimeBackend
+from deploy.export import to_onnx
+from deploy.gate import check
 from stream.errors import SettingsError
 from stream.model import ModelCard
 from trainer.augment import normalise
@@ -637,7 +639,7 @@ def test_the_graph_for_serving_passes_the_gate_of_exports_and_has_no_classifier(
         embedding_size=1280, synthetic_only=True, licence="Apache-2.0", digest="0" * 64,
     )  # fmt: skip
     data = to_onnx(module, (384, 192))
-    check(data, card, expected, golden).close()  # each alone, in a batch of 3 and of 4
+    check(OnnxRuntimeBackend(data, card), expected, golden)  # each alone, in a batch of 3 and of 4
     cosines = expected["embedding"] @ expected["embedding"].T
     assert (cosines[~np.eye(4, dtype=bool)] < 0.99).all()  # else the gate would not notice a mixture
     sizes = [tuple(value.dims) for value in onnx.load_from_string(data).graph.initializer]

@@ -1,0 +1,222 @@
+"""Export faults seeded into a real graph and a real bundle: each is refused, and the message says what it looks like."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from deploy import gate
+from deploy.backends.onnxruntime import OnnxRuntimeBackend
+from deploy.bundle import Bundle, load_bundle
+from stream.errors import BundleError
+from stream.model import ModelCard
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+REAL = "osnet-x0.25"
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle(REAL)
+
+
+@pytest.fixture(scope="module")
+def card(bundle: Bundle) -> ModelCard:
+    return bundle.card
+
+
+@pytest.fixture(scope="module")
+def golden(bundle: Bundle) -> dict[str, NDArray[np.generic]]:
+    return bundle.golden()
+
+
+@pytest.fixture(scope="module")
+def reference(bundle: Bundle) -> Callable[[F32], dict[str, F32]]:
+    """The true network for pixels that are no bytes: the same graph without its first step, as an export has it in torch."""
+    import onnxruntime
+
+    model = onnx.load(bundle.model)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return lambda pixels: dict(zip(["embedding"], session.run(["embedding"], {"images": pixels}), strict=True))
+
+
+class Graph:
+    """The real graph, to be edited."""
+
+    def __init__(self, path: Path) -> None:
+        self.model = onnx.load(path)
+        self.graph = self.model.graph
+
+    def node(self, op_type: str) -> onnx.NodeProto:
+        return next(node for node in self.graph.node if node.op_type == op_type)
+
+    def constant(self, name: str, values: object, kind: type = np.float32) -> str:
+        self.graph.initializer.append(numpy_helper.from_array(np.array(values, kind), name))
+        return name
+
+    def insert(self, after: str, *nodes: onnx.NodeProto) -> None:
+        """Nodes behind the tensor `after`; whoever read it reads the last one's output."""
+        place = next(n for n, node in enumerate(self.graph.node) if after in node.output)
+        for node in self.graph.node:
+            for k, name in enumerate(node.input):
+                if name == after:
+                    node.input[k] = nodes[-1].output[0]
+        for k, node in enumerate(nodes):
+            self.graph.node.insert(place + 1 + k, node)
+
+    def weight(self, name: str, change: Callable[[F32], F32]) -> None:
+        tensor = next(one for one in self.graph.initializer if one.name == name)
+        tensor.CopyFrom(numpy_helper.from_array(np.asarray(change(numpy_helper.to_array(tensor)), np.float32), name))
+
+    def weight_as(self, name: str, values: object, kind: type) -> None:
+        tensor = next(one for one in self.graph.initializer if one.name == name)
+        tensor.CopyFrom(numpy_helper.from_array(np.array(values, kind), name))
+
+    def bypass(self, op_type: str) -> None:
+        """Whoever reads the first node of this kind reads its input instead."""
+        node = self.node(op_type)
+        for other in self.graph.node:
+            for k, name in enumerate(other.input):
+                if name == node.output[0]:
+                    other.input[k] = node.input[0]
+
+
+def swapped(g: Graph) -> None:
+    order = g.constant("order", [2, 1, 0], np.int64)
+    cast = g.node("Cast").output[0]
+    g.insert(cast, helper.make_node("Gather", [cast, order], ["bgr"], axis=3))
+
+
+def twice(g: Graph) -> None:
+    done, mean, factor = g.node("Mul").output[0], g.node("Sub").input[1], g.node("Mul").input[1]
+    g.insert(
+        done, helper.make_node("Sub", [done, mean], ["again0"]), helper.make_node("Mul", ["again0", factor], ["again1"])
+    )
+
+
+def never(g: Graph) -> None:
+    g.bypass("Sub")
+    g.bypass("Mul")
+
+
+def without_mean(g: Graph) -> None:
+    g.weight(g.node("Sub").input[1], np.zeros_like)
+    g.weight(g.node("Mul").input[1], lambda x: np.full_like(x, 1 / 255))
+
+
+def without_scale(g: Graph) -> None:
+    g.weight(g.node("Sub").input[1], lambda x: x / 255)
+    g.weight(g.node("Mul").input[1], lambda x: x * 255)
+
+
+def planes(g: Graph) -> None:
+    """Pixels taken as if planes came first."""
+    shape = g.constant("planes_first", [-1, 3, 128, 64], np.int64)
+    node = g.node("Transpose")
+    back = helper.make_node("Reshape", [node.input[0], shape], [node.output[0]])
+    node.CopyFrom(back)
+
+
+def scaled_away(g: Graph) -> None:
+    g.weight(g.node("Mul").input[1], lambda x: x / 5000)
+
+
+def together(g: Graph) -> None:
+    """A picture alone is as it should be; of several the vectors are drawn towards their mean, as by a reduction over axis 0."""
+    axis, share = g.constant("first_axis", [0], np.int64), g.constant("share", 0.95)
+    pooled = next(node.input[0] for node in g.graph.node if node.op_type == "Gemm")
+    g.insert(
+        pooled,
+        helper.make_node("ReduceMean", [pooled, axis], ["batch_mean"], keepdims=1),
+        helper.make_node("Sub", [pooled, "batch_mean"], ["own"]),
+        helper.make_node("Mul", ["own", share], ["less"]),
+        helper.make_node("Add", ["less", "batch_mean"], ["mixed"]),
+    )
+
+
+def without_norm(g: Graph) -> None:
+    node = g.node("Div")
+    node.CopyFrom(helper.make_node("Identity", [node.input[0]], ["embedding"]))
+
+
+def norm_of_sums(g: Graph) -> None:
+    g.node("ReduceL2").op_type = "ReduceL1"
+
+
+def norm_over_the_batch(g: Graph) -> None:
+    g.weight_as(g.node("ReduceL2").input[1], [0], np.int64)
+
+
+def without_half(g: Graph) -> None:
+    """Half of the vector stays zero, as where one of several branches is left out."""
+    gemm = g.node("Gemm")
+    for name in gemm.input[1:3]:
+        g.weight(name, lambda x: np.where(np.arange(512).reshape(-1, *[1] * (x.ndim - 1)) < 256, x, 0))
+
+
+def older(g: Graph) -> None:
+    """Weights of another day: everything a little different."""
+    rng = np.random.default_rng(0)
+    for node in g.graph.node:
+        if node.op_type == "Conv":
+            g.weight(node.input[1], lambda x: x * rng.normal(1, 0.05, x.shape))
+
+
+def without_stream(g: Graph) -> None:
+    """One of a block's four streams is left out of the sum."""
+    g.bypass("Add")
+
+
+def in_half_precision(g: Graph) -> None:
+    """A map that exceeds 65504, in float16 for a moment."""
+    map_ = g.node("MaxPool").output[0]
+    large, small = g.constant("large", 1e5), g.constant("small", 1e-5)
+    g.insert(
+        map_,
+        helper.make_node("Mul", [map_, large], ["large_map"]),
+        helper.make_node("Cast", ["large_map"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("Cast", ["half"], ["single"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["single", small], ["back"]),
+    )
+
+
+FAULTS = [
+    pytest.param(swapped, "red and blue swapped", id="red and blue"),
+    pytest.param(twice, "normalised pixels that are normalised again", id="double normalisation"),
+    pytest.param(never, "missing normalisation", id="no normalisation"),
+    pytest.param(without_mean, "missing mean and standard deviation", id="no mean"),
+    pytest.param(without_scale, "missing scale", id="no scale"),
+    pytest.param(planes, "wrong layout .NHWC read as NCHW.", id="layout"),
+    pytest.param(scaled_away, "scaled away: all pictures get nearly the same answer", id="scaled away"),
+    pytest.param(together, "in a batch of 3 .* a graph that mixes the pictures of a batch", id="mixing"),
+    pytest.param(without_norm, "wrong or missing L2 norm: directions are right", id="no L2 norm"),
+    pytest.param(norm_of_sums, "wrong or missing L2 norm: directions are right", id="L1 for L2"),
+    pytest.param(norm_over_the_batch, r"wrong L2 norm .over another axis.", id="L2 over the batch"),
+    pytest.param(without_half, "branch that was dropped .* values 25[0-9] to 51[01] of 512 do not", id="branch"),
+    pytest.param(older, "stale", id="stale weights"),
+    pytest.param(without_stream, "part left out", id="stream"),
+    pytest.param(in_half_precision, "not finite.* overflow in half precision", id="overflow"),
+]
+
+
+@pytest.mark.parametrize(("fault", "named"), FAULTS)
+def test_a_graph_with_a_fault_is_refused_and_the_fault_is_named(
+    bundle: Bundle,
+    golden: dict[str, NDArray[np.generic]],
+    reference: Callable[[F32], dict[str, F32]],
+    fault: Callable[[Graph], None],
+    named: str,
+) -> None:
+    graph = Graph(bundle.model)
+    fault(graph)
+    backend = OnnxRuntimeBackend(graph.model.SerializeToString(), bundle.card)
+    precision = "fp16" if fault is in_half_precision else "fp32"
+    expected, pictures = {"embedding": golden["embedding"].astype(np.float32)}, golden["inputs"].astype(np.uint8)
+    with pytest.raises(BundleError, match=f"looks like .*{named}|{named}"):
+        gate.check(backend, expected, pictures, precision=precision, reference=reference)
