@@ -15,7 +15,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -121,6 +121,18 @@ def obtain(
     return plan, sidecar
 
 
+def newest(cache: Path, target: Target) -> Target | None:
+    """Of the engines that serve where `target` does, for any batch sizes, the one that was built last; None where there is none."""
+    found = [
+        sidecar
+        for sidecar in _sidecars(cache)
+        if (have := sidecar.target).model == target.model
+        and (have.gpu, have.compute_capability, have.driver) == (target.gpu, target.compute_capability, target.driver)
+        and have.tensorrt == (target.tensorrt.partition(".")[0] if have.version_compatible else target.tensorrt)
+    ]
+    return max(found, key=lambda sidecar: sidecar.built_at).target if found else None
+
+
 def read(folder: Path, target: Target) -> tuple[bytes, Sidecar]:
     """The engine of a folder. Raises `EngineError`, which says why, where there is none, it is not whole, or it is of another target."""
     if not (folder / SIDECAR).exists():
@@ -174,18 +186,18 @@ def _timing(cache: Path, target: Target) -> Path:
 
 def _other_engine(cache: Path, target: Target) -> str | None:
     """How the newest other engine of the same model differs, if there is one."""
-    found = []
-    for path in cache.glob(f"*/{SIDECAR}"):
-        try:
-            sidecar = _read_sidecar(path.parent)
-        except EngineError:
-            continue
-        if sidecar.target.model == target.model and sidecar.target != target:
-            found.append(sidecar)
+    found = [one for one in _sidecars(cache) if one.target.model == target.model and one.target != target]
     if not found:
         return None
-    newest = max(found, key=lambda sidecar: sidecar.built_at)
-    return f"the engine of {newest.built_at} {difference(newest.target, target)}"
+    last = max(found, key=lambda sidecar: sidecar.built_at)
+    return f"the engine of {last.built_at} {difference(last.target, target)}"
+
+
+def _sidecars(cache: Path) -> Iterator[Sidecar]:
+    """All that can be read."""
+    for path in cache.glob(f"*/{SIDECAR}"):
+        with suppress(EngineError):
+            yield _read_sidecar(path.parent)
 
 
 def _version(target: Target) -> str:

@@ -36,6 +36,9 @@ TYPES: dict[int, str] = {
 MAKERS = ("Cast", "CastLike", "Constant", "ConstantOfShape")
 """Their output's type counts; of all others the first input's."""
 
+SCALERS = ("QuantizeLinear", "DequantizeLinear")
+"""The list's types are their input's; what they give is of another, which the zero point says."""
+
 
 class Unsupported(msgspec.Struct, frozen=True):
     """A node that TensorRT's parser is not known to take."""
@@ -118,7 +121,9 @@ def check(model: onnx.ModelProto) -> Report:
     smallest, largest = known.opsets
     found = []
     if not smallest <= opset <= largest:
-        found.append(Unsupported("the graph", "opset", f"{opset}, expected {smallest} to {largest}: export it again"))
+        found.append(
+            Unsupported("of the graph", "opset", f"{opset}, expected {smallest} to {largest}: export it again")
+        )
     visited = list(_visit(_Graph.of(_with_types(model).graph, None)))
     found += [Unsupported(_name(node), node.op_type, why) for node, why in visited if why]
     functions = [node for function in model.functions for node in function.node]
@@ -228,7 +233,7 @@ def _counted(node: onnx.NodeProto) -> list[str]:
     """The tensors whose type decides: the first input and all that the operator's schema gives the same type or its output's."""
     if node.op_type in MAKERS:
         return [*node.output[:1]]
-    if not onnx.defs.has(node.op_type):
+    if node.op_type in SCALERS or not onnx.defs.has(node.op_type):
         return [*node.input[:1]]
     schema = onnx.defs.get_schema(node.op_type)
     deciding = {schema.inputs[0].type_str} | {one.type_str for one in schema.outputs[:1]} if schema.inputs else set()

@@ -1,0 +1,225 @@
+"""TensorRT on an NVIDIA GPU: named tensors, two batches in flight, buffers made once.
+
+No part of this has met a GPU yet; `make gpu-check` on a machine with one builds, proves and measures it (docs/tensorrt.md).
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy import engine, gate
+from deploy.backends import tensorrt_api
+from deploy.backends.cuda import device
+from deploy.backends.pixels import Fit, Resizer
+from deploy.backends.trt_slot import Slot, Tensors
+from deploy.bundle import Bundle
+from deploy.engine import WORKSPACE_MIB, Profile, Say, Sidecar
+from deploy.engine_build import Progress, build_plan, target_of
+from detector.letterbox import letterbox
+from reid.crops import to_batch
+from stream.errors import DeviceError, EngineError
+from stream.model import ModelCard
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+log = logging.getLogger(__name__)
+
+U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+S = TypeVar("S")
+P = TypeVar("P")
+
+SLOTS = 2  # while one batch is computed the next is copied
+
+
+def plan_of(
+    bundle: Bundle,
+    *,
+    profile: Profile | None = None,
+    workspace_mib: int = WORKSPACE_MIB,
+    version_compatible: bool = False,
+    rebuild: bool = False,
+    say: Say = log.info,
+    progress: Progress = lambda phase, done, total: None,
+) -> tuple[bytes, Sidecar]:
+    """The bundle's engine for this machine: that of the cache, else one that is built now and proven against the golden set.
+
+    Without a `profile` the one that was built last will do, whatever its batch sizes: it is what `sightline build` was told.
+    Raises `DeviceError` where there is no GPU, driver or TensorRT, `EngineError` where no engine can be built, `BundleError` where
+    the engine does not give the golden outputs.
+    """
+    gpu = device()
+    target = target_of(bundle, gpu, profile, workspace_mib, version_compatible)
+    cache = engine.engines()
+    if profile is None:
+        target = engine.newest(cache, target) or target
+    return engine.obtain(
+        cache,
+        bundle.card.name,
+        target,
+        build=lambda: build_plan(bundle, target, gpu, progress),
+        prove=lambda plan: prove(bundle, plan),
+        say=say,
+        rebuild=rebuild,
+    )
+
+
+def prove(bundle: Bundle, plan: bytes) -> None:
+    """Raises `BundleError` unless the engine gives the bundle's golden outputs, alone and in batches."""
+    golden = bundle.golden()
+    expected = {name: golden[name].astype(np.float32, copy=False) for name in bundle.card.outputs}
+    backend = TensorRTBackend(bundle, plan)
+    try:
+        gate.check(backend, expected, golden["inputs"].astype(np.uint8, copy=False))
+    finally:
+        backend.close()
+
+
+def overlapped(
+    parts: Sequence[P], slots: Sequence[S], begin: Callable[[S, P], None], finish: Callable[[S, P], None]
+) -> None:
+    """Every part through a slot, in order: with two slots part k + 1 has begun before part k is finished."""
+    running: deque[tuple[S, P]] = deque()
+    for place, part in enumerate(parts):
+        if len(running) == len(slots):
+            finish(*running.popleft())
+        slot = slots[place % len(slots)]
+        begin(slot, part)
+        running.append((slot, part))
+    while running:
+        finish(*running.popleft())
+
+
+class TensorRTBackend:
+    """One engine, two slots for batches. One thread at a time may use it, whichever; many may live in a process, and many processes
+    on a GPU.
+
+    `plan`: an engine that is at hand; None: that of the cache, built now where there is none (`plan_of`). Raises what `plan_of`
+    raises.
+    """
+
+    def __init__(self, bundle: Bundle, plan: bytes | None = None) -> None:
+        self.card = bundle.card
+        self._device = device()
+        plan = plan_of(bundle)[0] if plan is None else plan
+        self._doing = f"{self.card.name} on {self._device.name}"
+        self._slots: list[Slot] = []
+        with self._device.current(self._doing) as cuda:
+            runtime, loaded = _deserialised(plan, self._doing)
+            tensors = _tensors(loaded, self.card)
+            self._most = tensors.most
+            self._slots = [Slot(loaded, tensors, cuda, self._doing) for _ in range(SLOTS)]
+            self._resizer = _resizer()
+        self._held: list[object] = [loaded, runtime]
+
+    def infer(self, images: U8) -> dict[str, F32]:
+        """(N, H, W, 3) RGB -> the card's outputs with N in front; N may be 0 or above `max_batch`."""
+        if images.shape[1:] != (*self.card.input_hw, 3) or images.dtype != np.uint8:
+            raise ValueError(f"expected (N, {self.card.input_hw}, 3) uint8, got {images.shape} {images.dtype}")
+        return self._infer(len(images), lambda slot, part: slot.copy(images[part]))
+
+    def infer_pictures(self, pictures: Sequence[U8], fit: Fit) -> dict[str, F32]:
+        """Pictures (h, w, 3) RGB of any sizes, scaled on the GPU: a detector's "letterbox", an embedder's "stretch"."""
+        resizer = self._resizer
+        if resizer is None:
+            scaled = (
+                letterbox(pictures, self.card.input_hw)[0]
+                if fit == "letterbox"
+                else to_batch(pictures, self.card.input_hw)
+            )
+            return self.infer(scaled)
+        return self._infer(len(pictures), lambda slot, part: slot.scale(pictures[part], fit, resizer))
+
+    def _infer(self, n: int, fill: Callable[[Slot, slice], None]) -> dict[str, F32]:
+        """The outputs of `n` pictures, which `fill` brings onto the GPU part by part."""
+        if not self._slots:
+            raise ValueError("the backend is closed")
+        outputs = {name: np.empty((n, *shape), np.float32) for name, shape in self.card.outputs.items()}
+        parts = [slice(start, min(start + self._most, n)) for start in range(0, n, self._most)]
+
+        def begin(slot: Slot, part: slice) -> None:
+            fill(slot, part)
+            slot.start(part.stop - part.start)
+
+        def finish(slot: Slot, part: slice) -> None:
+            slot.finish({name: values[part] for name, values in outputs.items()})
+
+        if parts:
+            with self._device.current(self._doing):
+                overlapped(parts, self._slots, begin, finish)
+        return outputs
+
+    def close(self) -> None:
+        """Free everything, in the order that TensorRT asks for: contexts and buffers, then the engine, then its runtime."""
+        if not self._slots:
+            return
+        slots, self._slots = self._slots, []
+        try:
+            with self._device.current(self._doing):
+                for slot in slots:
+                    slot.free()
+                self._resizer = None
+                while self._held:
+                    self._held.pop(0)
+        except DeviceError as error:  # of a GPU that is lost there is nothing left to free
+            log.warning("%s", error)
+
+
+def _resizer() -> Resizer | None:
+    """The kernel that scales pictures; None, said once, where it cannot be compiled: a GPU without the CUDA toolkit serves too."""
+    try:
+        return Resizer()
+    except DeviceError as error:
+        log.warning("%s; pictures are scaled on the CPU instead", error)
+        return None
+
+
+def _deserialised(plan: bytes, doing: str) -> "tuple[trt.Runtime, trt.ICudaEngine]":
+    """The engine, and the runtime that must outlive it. Within `Device.current`."""
+    import tensorrt as trt
+
+    logger, said = tensorrt_api.logger()
+    said.clear()
+    try:
+        runtime = trt.Runtime(logger)
+    except (TypeError, RuntimeError) as error:  # what its bindings make of a null
+        raise said.explained(f"{doing}: TensorRT does not start") from error
+    runtime.engine_host_code_allowed = (
+        True  # a version-compatible engine has some; plans come from this user's cache alone
+    )
+    loaded = runtime.deserialize_cuda_engine(plan)
+    if loaded is None:
+        why = said.explained("TensorRT does not load it")
+        raise EngineError(
+            f"{doing}: the engine is damaged or of another GPU or TensorRT: `sightline build --rebuild` ({why})"
+        )
+    return runtime, loaded
+
+
+def _tensors(engine: "trt.ICudaEngine", card: ModelCard) -> Tensors:
+    """Raises `EngineError` where the engine's tensors are not what the card says."""
+    import tensorrt as trt
+
+    names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    found = {name: (engine.get_tensor_dtype(name), _after_batch(engine.get_tensor_shape(name))) for name in names}
+    wanted = {name: (trt.DataType.FLOAT, shape) for name, shape in card.outputs.items()}
+    wanted |= dict.fromkeys(inputs, (trt.DataType.UINT8, (*card.input_hw, 3)))
+    for name, what in wanted.items():
+        if found.get(name) != what:
+            raise EngineError(
+                f"{card.name}: the engine's {name} is {found.get(name)} after the batch axis, its card says {what}"
+            )
+    if len(inputs) != 1:
+        raise EngineError(f"{card.name}: the engine has {len(inputs)} inputs, expected one")
+    least, _, most = engine.get_tensor_profile_shape(inputs[0], 0)
+    return Tensors(inputs[0], card.input_hw, dict(card.outputs), least[0], most[0])
+
+
+def _after_batch(shape: "trt.Dims") -> tuple[int, ...]:
+    return tuple(shape[place] for place in range(1, len(shape)))

@@ -1,0 +1,409 @@
+"""A GPU made of host memory, in place of the libraries that a machine without a GPU has not: pycuda and tensorrt.
+
+It is stricter than a real one where order matters: what is put on a stream happens when the stream is waited for and not before, so
+a result that is read too early, or a buffer that is filled too early, is wrong for certain. ONNX Runtime computes, the host's compiler
+compiles pixels.cu. It proves our bookkeeping and nothing about TensorRT; which names TensorRT has is tested against its own bindings
+(test_tensorrt_names.py).
+"""
+
+import ctypes
+import itertools
+import json
+import sys
+import threading
+from collections.abc import Callable
+from enum import IntEnum
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from deploy.backends import cuda as our_cuda
+from deploy.backends import tensorrt_api
+from tests.deploy import host_kernel
+
+
+class Gpu:
+    """What a test sets and sees."""
+
+    def __init__(self) -> None:
+        self.name, self.capability, self.version, self.driver = "Host GPU", (9, 0), "11.4.0.106", 13000
+        self.has_nvcc = True
+        self.fails: dict[str, str] = {}
+        """Name of a CUDA call -> what the driver says when it is made."""
+        self.builds = 0
+        self.log: list[str] = []
+        """What happened on streams, in its order."""
+        self.live: dict[int, np.ndarray] = {}
+        """Device memory by address."""
+        self.streams: dict[int, Stream] = {}
+        self.local = threading.local()
+
+    def needs_context(self, call: str) -> None:
+        if call in self.fails:
+            raise LogicError(f"{call} failed: {self.fails[call]}")
+        if not getattr(self.local, "stack", []):
+            raise LogicError(f"{call} failed: invalid device context")
+
+    def memory(self, address: int, size: int) -> np.ndarray:
+        for begin, array in self.live.items():
+            if begin <= address and address + size <= begin + array.nbytes:
+                return array[address - begin : address - begin + size]
+        raise LogicError("cuMemcpy failed: an illegal memory access was encountered")
+
+
+class Error(Exception): ...
+
+
+class LogicError(Error): ...
+
+
+class CompileError(Error): ...
+
+
+class Stream:
+    numbers = itertools.count(1)
+
+    def __init__(self, gpu: Gpu) -> None:
+        gpu.needs_context("cuStreamCreate")
+        self.gpu, self.handle, self.queue = gpu, next(self.numbers), []
+        gpu.streams[self.handle] = self
+
+    def put(self, what: str, work: Callable[[], None]) -> None:
+        self.gpu.log.append(f"{what} queued on {self.handle}")
+        self.queue.append((what, work))
+
+    def synchronize(self) -> None:
+        self.gpu.needs_context("cuStreamSynchronize")
+        for what, work in self.queue:
+            work()
+            self.gpu.log.append(f"{what} done on {self.handle}")
+        self.queue.clear()
+
+
+class Allocation:
+    def __init__(self, gpu: Gpu, size: int) -> None:
+        gpu.needs_context("cuMemAlloc")
+        array = np.full(size, 0xCD, np.uint8)
+        self.gpu, self.address, self.array = gpu, array.ctypes.data, array
+        gpu.live[self.address] = array
+
+    def __int__(self) -> int:
+        return self.address
+
+    def free(self) -> None:
+        self.gpu.needs_context("cuMemFree")
+        del self.gpu.live[self.address]
+
+
+def driver_module(gpu: Gpu) -> ModuleType:
+    module: Any = ModuleType("pycuda.driver")
+
+    class Context:
+        @staticmethod
+        def pop() -> None:
+            gpu.local.stack.pop()
+
+        def push(self) -> None:
+            gpu.local.stack = [*getattr(gpu.local, "stack", []), self]
+
+    class Device:
+        def __init__(self, number: int) -> None:
+            assert number == 0
+
+        @staticmethod
+        def count() -> int:
+            return 1
+
+        def name(self) -> str:
+            return gpu.name
+
+        def compute_capability(self) -> tuple[int, int]:
+            return gpu.capability
+
+        def retain_primary_context(self) -> Context:
+            return Context()
+
+    def init() -> None:
+        if "cuInit" in gpu.fails:
+            raise LogicError(f"cuInit failed: {gpu.fails['cuInit']}")
+
+    def to_device(target: Any, source: np.ndarray, stream: Stream) -> None:
+        gpu.needs_context("cuMemcpyHtoDAsync")
+        assert source.flags.c_contiguous
+        flat = source.reshape(-1).view(np.uint8)
+        stream.put("copy in", lambda: np.copyto(gpu.memory(int(target), flat.nbytes), flat))
+
+    def to_host(target: np.ndarray, source: Any, stream: Stream) -> None:
+        gpu.needs_context("cuMemcpyDtoHAsync")
+        assert target.flags.c_contiguous
+        flat = target.reshape(-1).view(np.uint8)
+        stream.put("copy out", lambda: np.copyto(flat, gpu.memory(int(source), flat.nbytes)))
+
+    def pinned(shape: Any, dtype: Any) -> np.ndarray:
+        gpu.needs_context("cuMemHostAlloc")
+        array = np.empty(shape, dtype)
+        array.view(np.uint8).fill(0xEE)
+        return array
+
+    module.Error, module.LogicError, module.CompileError = Error, LogicError, CompileError
+    module.init, module.Device, module.Context = init, Device, Context
+    module.get_driver_version = lambda: gpu.driver
+    module.Stream = lambda: Stream(gpu)
+    module.mem_alloc = lambda size: Allocation(gpu, size)
+    module.pagelocked_empty, module.memcpy_htod_async, module.memcpy_dtoh_async = pinned, to_device, to_host
+    return module
+
+
+def compiler_module(gpu: Gpu) -> ModuleType:
+    module: Any = ModuleType("pycuda.compiler")
+
+    class SourceModule:
+        def __init__(self, source: str, no_extern_c: bool) -> None:
+            gpu.needs_context("cuModuleLoad")
+            assert no_extern_c
+            if not gpu.has_nvcc:
+                raise OSError("nvcc was not found (is it on the PATH?)")
+            self.library = host_kernel.compiled()
+
+        def get_function(self, name: str) -> Callable[..., None]:
+            assert name == "fit_pictures"
+
+            def launch(
+                pixels: Any, jobs: Any, batch: Any, height: Any, width: Any, *, block: Any, grid: Any, stream: Any
+            ) -> None:
+                pointers = [ctypes.c_void_p(int(one)) for one in (pixels, jobs, batch)]
+                sizes = [ctypes.c_int(int(one)) for one in (height, width, *grid, *block)]
+                stream.put("kernel", lambda: self.library.on_host(*pointers, *sizes))
+
+            return launch
+
+    module.SourceModule = SourceModule
+    return module
+
+
+class ILogger:
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+
+class Dims4(tuple):  # as TensorRT's: made of a sequence
+    def __new__(cls, shape: Any) -> "Dims4":
+        return super().__new__(cls, shape)
+
+
+def tensorrt_module(gpu: Gpu) -> ModuleType:
+    module: Any = ModuleType("tensorrt")
+    module.__version__ = gpu.version
+    module.ILogger, module.Dims4 = ILogger, Dims4
+    module.IProgressMonitor = type("IProgressMonitor", (), {})
+    module.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", ["STRONGLY_TYPED"], start=1)
+    module.MemoryPoolType = IntEnum("MemoryPoolType", ["WORKSPACE"])
+    module.BuilderFlag = IntEnum("BuilderFlag", ["TF32", "VERSION_COMPATIBLE"])
+    module.TensorIOMode = IntEnum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"], start=0)
+    module.DataType = IntEnum("DataType", ["FLOAT", "UINT8", "HALF"])
+    module.Builder = lambda logger: Builder(gpu, logger, module)
+    module.OnnxParser = OnnxParser
+    module.Runtime = lambda logger: Runtime(gpu, logger, module)
+    return module
+
+
+class Builder:
+    def __init__(self, gpu: Gpu, logger: Any, trt: Any) -> None:
+        gpu.needs_context("cudaGetDevice")
+        if "Builder" in gpu.fails:
+            logger.log(ILogger.ERROR, gpu.fails["Builder"])
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        self.gpu, self.logger, self.trt = gpu, logger, trt
+
+    def create_network(self, flags: int = 0) -> SimpleNamespace:
+        assert flags == 1 << self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+        return SimpleNamespace(model=b"")
+
+    def create_builder_config(self) -> "Config":
+        return Config()
+
+    def create_optimization_profile(self) -> SimpleNamespace:
+        profile = SimpleNamespace(shapes=None)
+        profile.set_shape = lambda name, least, best, most: setattr(profile, "shapes", (name, least, best, most))
+        return profile
+
+    def build_serialized_network(self, network: Any, config: "Config") -> bytes | None:
+        self.gpu.builds += 1
+        monitor = config.progress_monitor
+        monitor.phase_start("Building", None, 3)
+        monitor.phase_start("Inner", "Building", 9)
+        for step in range(3):
+            if not monitor.step_complete("Building", step):
+                return None
+        monitor.phase_finish("Inner")
+        monitor.phase_finish("Building")
+        if "build" in self.gpu.fails:
+            self.logger.log(ILogger.ERROR, self.gpu.fails["build"])
+            return None
+        name, least, best, most = config.profiles[0].shapes
+        head = {
+            "gpu": self.gpu.name,
+            "input": name,
+            "profile": [least[0], best[0], most[0]],
+            "timing": len(config.cache.data),
+        }
+        config.cache.data += b"measured"
+        return json.dumps(head).encode() + b"\n" + network.model
+
+
+class Config:
+    def __init__(self) -> None:
+        self.progress_monitor: Any = None
+        self.profiles: list[Any] = []
+        self.pools: dict[int, int] = {}
+        self.flags: set[int] = {1}  # TF32 is on unless it is cleared
+
+    def set_memory_pool_limit(self, pool: int, size: int) -> None:
+        self.pools[pool] = size
+
+    def set_flag(self, flag: int) -> None:
+        self.flags.add(flag)
+
+    def clear_flag(self, flag: int) -> None:
+        self.flags.discard(flag)
+
+    def add_optimization_profile(self, profile: Any) -> int:
+        self.profiles.append(profile)
+        return len(self.profiles) - 1
+
+    def create_timing_cache(self, data: bytes) -> SimpleNamespace | None:
+        if data and not data.startswith(b"measured"):
+            return None
+        cache = SimpleNamespace(data=data)
+        cache.serialize = lambda: cache.data
+        return cache
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        self.cache = cache
+        return True
+
+    def get_timing_cache(self) -> Any:
+        return self.cache
+
+
+class OnnxParser:
+    """Takes what ONNX Runtime takes, but for UINT8, of which it is as strict as TensorRT's."""
+
+    def __init__(self, network: Any, logger: Any) -> None:
+        self.network, self.errors = network, []
+
+    @property
+    def num_errors(self) -> int:
+        return len(self.errors)
+
+    def get_error(self, place: int) -> SimpleNamespace:
+        return self.errors[place]
+
+    def parse(self, data: bytes) -> bool:
+        graph = onnx.load_from_string(data).graph
+        for node in graph.node:
+            if node.op_type != "Cast" and graph.input[0].name in node.input:
+                name, kind = node.name, node.op_type
+                self.errors.append(
+                    SimpleNamespace(
+                        node_operator=lambda k=kind: k, node_name=lambda n=name: n, desc=lambda: "UINT8 input"
+                    )
+                )
+        self.network.model = data
+        return not self.errors
+
+
+class Runtime:
+    def __init__(self, gpu: Gpu, logger: Any, trt: Any) -> None:
+        gpu.needs_context("cudaGetDevice")
+        self.gpu, self.logger, self.trt = gpu, logger, trt
+        self.engine_host_code_allowed = False
+
+    def deserialize_cuda_engine(self, plan: bytes) -> "Engine | None":
+        head, _, model = plan.partition(b"\n")
+        try:
+            said = json.loads(head)
+            session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        except Exception:
+            self.logger.log(
+                ILogger.ERROR, "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (magic tag does not match)"
+            )
+            return None
+        return Engine(self.gpu, said, session, self.trt)
+
+
+class Engine:
+    def __init__(self, gpu: Gpu, head: dict[str, Any], session: Any, trt: Any) -> None:
+        self.gpu, self.head, self.session, self.trt = gpu, head, session, trt
+        self.tensors = {one.name: one for one in (*session.get_inputs(), *session.get_outputs())}
+        self.num_io_tensors = len(self.tensors)
+
+    def get_tensor_name(self, place: int) -> str:
+        return list(self.tensors)[place]
+
+    def get_tensor_mode(self, name: str) -> int:
+        return self.trt.TensorIOMode.INPUT if name == self.head["input"] else self.trt.TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> int:
+        kinds = {"tensor(uint8)": "UINT8", "tensor(float)": "FLOAT", "tensor(float16)": "HALF"}
+        return self.trt.DataType[kinds[self.tensors[name].type]]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(size if isinstance(size, int) else -1 for size in self.tensors[name].shape)
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        assert profile == 0
+        return [(size, *self.get_tensor_shape(name)[1:]) for size in self.head["profile"]]
+
+    def create_execution_context(self) -> "ExecutionContext":
+        self.gpu.needs_context("cudaMalloc")
+        return ExecutionContext(self)
+
+
+class ExecutionContext:
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.addresses, self.shape = engine, {}, ()
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return name in self.engine.tensors
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        least, _, most = self.engine.head["profile"]
+        self.shape = shape
+        return least <= shape[0] <= most
+
+    def execute_async_v3(self, handle: int) -> bool:
+        engine, shape = self.engine, self.shape
+        engine.gpu.needs_context("cuLaunchKernel")
+
+        def compute() -> None:
+            pixels = engine.gpu.memory(self.addresses[engine.head["input"]], int(np.prod(shape))).reshape(shape)
+            names = [one.name for one in engine.session.get_outputs()]
+            for name, values in zip(
+                names, engine.session.run(names, {engine.head["input"]: pixels.copy()}), strict=True
+            ):
+                engine.gpu.memory(self.addresses[name], values.nbytes)[:] = values.reshape(-1).view(np.uint8)
+
+        engine.gpu.streams[handle].put(f"compute of {shape[0]}", compute)
+        return True
+
+
+@pytest.fixture
+def host_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
+    """The stand-in, installed; engines are kept below the test's folder."""
+    gpu = Gpu()
+    parent: Any = ModuleType("pycuda")
+    parent.driver, parent.compiler = driver_module(gpu), compiler_module(gpu)
+    for module in (parent, parent.driver, parent.compiler, tensorrt_module(gpu)):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    our_cuda.device.cache_clear()
+    tensorrt_api.logger.cache_clear()
+    yield gpu
+    our_cuda.device.cache_clear()
+    tensorrt_api.logger.cache_clear()

@@ -1,0 +1,303 @@
+"""The TensorRT runtime on a stand-in for the GPU: what is queued when, who waits for whom, and what every failure says."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.backends.cuda import explained
+from deploy.backends.onnxruntime import OnnxRuntimeBackend
+from deploy.backends.trt import TensorRTBackend, overlapped, plan_of
+from deploy.bundle import SHIPPED, Bundle, load_bundle, write_bundle
+from deploy.engine import Profile
+from detector.letterbox import letterbox
+from reid.crops import to_batch
+from stream.errors import BundleError, DeviceError, DeviceLost, EngineError, UsageError
+from tests.deploy import tiny_models
+from tests.deploy.host_gpu import Gpu
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    model, card, inputs = tiny_models.embedder(), tiny_models.embedder_card(), tiny_models.pictures(3)
+    golden = {"inputs": inputs} | OnnxRuntimeBackend(model, card).infer(inputs)
+    return write_bundle(tmp_path / "tiny", model, card, golden, tiny_models.links())
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 5, 11])
+def test_any_number_of_pictures_gives_what_the_cpu_gives(host_gpu: Gpu, bundle: Bundle, n: int) -> None:
+    images = tiny_models.pictures(n)
+    backend = TensorRTBackend(bundle)
+    want = OnnxRuntimeBackend(bundle.model, bundle.card).infer(images)["embedding"]
+    np.testing.assert_array_equal(backend.infer(images)["embedding"], want)
+    np.testing.assert_array_equal(backend.infer(images)["embedding"], want)
+    backend.close()
+
+
+def test_the_next_batch_is_copied_while_one_is_computed(host_gpu: Gpu, bundle: Bundle) -> None:
+    backend = TensorRTBackend(bundle)
+    host_gpu.log.clear()
+    backend.infer(tiny_models.pictures(12))  # three batches of 4
+    first, second = sorted({line.rsplit(" ", 1)[1] for line in host_gpu.log}, key=int)
+    steps = ["copy in", "compute of 4", "copy out"]
+    queued = [[f"{step} queued on {stream}" for step in steps] for stream in (first, second, first)]
+    done = [[f"{step} done on {stream}" for step in steps] for stream in (first, second, first)]
+    assert host_gpu.log == [*queued[0], *queued[1], *done[0], *queued[2], *done[1], *done[2]]
+    backend.close()
+
+
+def test_buffers_are_allocated_once_and_all_freed(host_gpu: Gpu, bundle: Bundle) -> None:
+    backend = TensorRTBackend(bundle)
+    held = set(host_gpu.live)
+    for n in (1, 4, 9):
+        backend.infer(tiny_models.pictures(n))
+    assert set(host_gpu.live) == held
+    backend.close()
+    backend.close()
+    assert not host_gpu.live
+    with pytest.raises(ValueError, match="closed"):
+        backend.infer(tiny_models.pictures(1))
+
+
+def test_engines_live_side_by_side_and_any_thread_may_use_them(host_gpu: Gpu, bundle: Bundle) -> None:
+    one, two = TensorRTBackend(bundle), TensorRTBackend(bundle)
+    images = tiny_models.pictures(7)
+    want = one.infer(images)["embedding"]
+    got: list[Any] = []
+    worker = threading.Thread(target=lambda: (got.append(two.infer(images)["embedding"]), two.close()))
+    worker.start()
+    worker.join()
+    np.testing.assert_array_equal(got[0], want)
+    np.testing.assert_array_equal(one.infer(images)["embedding"], want)
+    one.close()
+    assert not host_gpu.live
+
+
+@pytest.mark.parametrize(
+    "images", [tiny_models.pictures(2).astype(np.float32), tiny_models.pictures(2)[:, 1:]], ids=["dtype", "size"]
+)
+def test_pictures_that_do_not_fit_are_refused(host_gpu: Gpu, bundle: Bundle, images: Any) -> None:
+    backend = TensorRTBackend(bundle)
+    with pytest.raises(ValueError, match=r"expected \(N, \(16, 8\), 3\) uint8"):
+        backend.infer(images)
+    backend.close()
+
+
+def test_a_profile_that_begins_above_one_still_takes_one(host_gpu: Gpu, bundle: Bundle) -> None:
+    plan, _ = plan_of(bundle, profile=Profile(2, 3, 3))
+    backend = TensorRTBackend(bundle, plan)
+    images = tiny_models.pictures(7)  # 3, 3 and 1
+    want = OnnxRuntimeBackend(bundle.model, bundle.card).infer(images)["embedding"]
+    np.testing.assert_array_equal(backend.infer(images)["embedding"], want)
+    backend.close()
+
+
+def test_pictures_of_any_size_are_scaled_on_the_gpu(host_gpu: Gpu, bundle: Bundle) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (int(h), int(w), 3), dtype=np.uint8) for h, w in rng.integers(4, 60, (9, 2))]
+    backend = TensorRTBackend(bundle)
+    for fit, scaled in (("stretch", to_batch(pictures, (16, 8))), ("letterbox", letterbox(pictures, (16, 8))[0])):
+        got = backend.infer_pictures(pictures, fit)["embedding"]
+        assert (got * backend.infer(scaled)["embedding"]).sum(1).min() > 0.9999
+    assert backend.infer_pictures([], "stretch")["embedding"].shape == (0, 6)
+    assert any(line.startswith("kernel") for line in host_gpu.log)
+    backend.close()
+    assert not host_gpu.live
+
+
+def test_without_nvcc_pictures_are_scaled_on_the_cpu(
+    host_gpu: Gpu, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    host_gpu.has_nvcc = False
+    pictures = [np.full((40, 30, 3), 9, np.uint8), tiny_models.pictures(1, (20, 50))[0]]
+    backend = TensorRTBackend(bundle)
+    assert "nvcc is not on the PATH" in caplog.text
+    want = backend.infer(to_batch(pictures, (16, 8)))["embedding"]
+    np.testing.assert_array_equal(backend.infer_pictures(pictures, "stretch")["embedding"], want)
+    backend.close()
+
+
+def test_a_second_backend_takes_the_engine_from_the_cache(host_gpu: Gpu, bundle: Bundle) -> None:
+    TensorRTBackend(bundle).close()
+    TensorRTBackend(bundle).close()
+    assert host_gpu.builds == 1
+
+
+def test_the_stream_takes_the_engine_that_was_built_last_whatever_its_batch_sizes(
+    host_gpu: Gpu, bundle: Bundle
+) -> None:
+    plan_of(bundle, profile=Profile(1, 2, 2), version_compatible=True)
+    host_gpu.log.clear()
+    backend = TensorRTBackend(bundle)
+    backend.infer(tiny_models.pictures(4))
+    assert [line.split(" queued")[0] for line in host_gpu.log if line.startswith("compute") and "queued" in line] == [
+        "compute of 2"
+    ] * 2
+    assert host_gpu.builds == 1
+    backend.close()
+
+
+def test_a_second_build_starts_from_what_the_first_measured(host_gpu: Gpu, bundle: Bundle) -> None:
+    first, _ = plan_of(bundle)
+    second, _ = plan_of(bundle, rebuild=True)
+    assert (b'"timing": 0' in first, b'"timing": 8' in second) == (True, True)
+
+
+def test_an_engine_that_answers_wrongly_is_not_kept(host_gpu: Gpu, bundle: Bundle, tmp_path: Path) -> None:
+    golden = {name: values.copy() for name, values in bundle.golden().items()}
+    golden["embedding"] = golden["embedding"][::-1].copy()
+    wrong = write_bundle(tmp_path / "wrong", bundle.model.read_bytes(), bundle.card, golden, bundle.links)
+    with pytest.raises(BundleError, match="tiny-embedder"):
+        plan_of(wrong)
+    assert not list((tmp_path / "cache").rglob("sidecar.json"))
+    assert not host_gpu.live
+
+
+def test_an_interruption_ends_the_build(host_gpu: Gpu, bundle: Bundle) -> None:
+    def interrupted(phase: str, done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        plan_of(bundle, progress=interrupted)
+
+
+def test_progress_is_that_of_the_outermost_phase(host_gpu: Gpu, bundle: Bundle) -> None:
+    told: list[tuple[str, int, int]] = []
+    plan_of(bundle, progress=lambda *one: told.append(one))
+    assert told == [("Building", 0, 3), ("Building", 1, 3), ("Building", 2, 3), ("Building", 3, 3), ("Building", 3, 3)]
+
+
+def test_the_shipped_embedder_is_taken_though_its_graph_asks_for_the_shape_of_uint8(host_gpu: Gpu) -> None:
+    shipped = load_bundle(SHIPPED / "osnet-x0.25")
+    images = shipped.golden()["inputs"][:2].astype(np.uint8)
+    backend = TensorRTBackend(shipped)
+    assert (backend.infer(images)["embedding"] * shipped.golden()["embedding"][:2]).sum(1).min() > 0.9999
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    ("call", "said", "error", "match"),
+    [
+        pytest.param("cuInit", "no CUDA-capable device is detected", DeviceError, "no GPU can be seen", id="no GPU"),
+        pytest.param("cuMemAlloc", "out of memory", DeviceError, "memory is full", id="memory"),
+        pytest.param(
+            "Builder",
+            "CUDA initialization failure with error: 35. Please check your CUDA installation",
+            DeviceError,
+            "driver is too old for this CUDA",
+            id="driver too old",
+        ),
+        pytest.param(
+            "build",
+            "Error Code 10: Could not find any implementation",
+            DeviceError,
+            "built no engine: .*Error Code 10",
+            id="no tactic",
+        ),
+    ],
+)
+def test_what_fails_at_start_is_one_line(
+    host_gpu: Gpu, bundle: Bundle, call: str, said: str, error: type[Exception], match: str
+) -> None:
+    host_gpu.fails[call] = said
+    with pytest.raises(error, match=match) as caught:
+        TensorRTBackend(bundle)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        pytest.param("cuStreamSynchronize", "an illegal memory access was encountered", id="illegal access"),
+        pytest.param("cuLaunchKernel", "unspecified launch failure", id="launch failure"),
+        pytest.param("cuMemcpyHtoDAsync", "uncorrectable ECC error encountered", id="ECC"),
+        pytest.param("cuStreamSynchronize", "unknown error", id="unplugged"),
+    ],
+)
+def test_a_gpu_that_is_lost_in_mid_work_is_noticed(host_gpu: Gpu, bundle: Bundle, call: str, said: str) -> None:
+    backend = TensorRTBackend(bundle)
+    host_gpu.fails[call] = said
+    with pytest.raises(DeviceLost, match=r"tiny-embedder on Host GPU: the GPU failed .*start the process again"):
+        backend.infer(tiny_models.pictures(5))
+    host_gpu.fails["cuMemFree"] = said
+    backend.close()  # nothing can be freed, and nothing is raised
+
+
+def test_a_damaged_engine_at_hand_is_refused(host_gpu: Gpu, bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match=r"damaged or of another GPU or TensorRT.*magic tag"):
+        TensorRTBackend(bundle, b"no engine")
+
+
+def test_an_engine_of_another_model_is_refused(host_gpu: Gpu, bundle: Bundle, tmp_path: Path) -> None:
+    plan, _ = plan_of(bundle)
+    card = tiny_models.embedder_card(size=7)
+    model = tiny_models.embedder(size=7)
+    inputs = tiny_models.pictures(2)
+    golden = {"inputs": inputs} | OnnxRuntimeBackend(model, card).infer(inputs)
+    other = write_bundle(tmp_path / "other", model, card, golden, tiny_models.links(7))
+    with pytest.raises(EngineError, match=r"the engine's embedding is .* its card says"):
+        TensorRTBackend(other, plan)
+
+
+def test_a_profile_beyond_the_card_is_refused_before_anything_is_built(host_gpu: Gpu, bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="max 64"):
+        plan_of(bundle, profile=Profile(1, 1, 64))
+    assert host_gpu.builds == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "match"),
+    [
+        pytest.param(
+            "cuInit failed: system has unsupported display driver / cuda driver combination",
+            DeviceError,
+            "driver is too old",
+            id="803",
+        ),
+        pytest.param(
+            "cuModuleLoad failed: the provided PTX was compiled with an unsupported toolchain.",
+            DeviceError,
+            "driver is too old",
+            id="222",
+        ),
+        pytest.param("cuInit failed: no device", DeviceError, "no GPU can be seen", id="pycuda's own words"),
+        pytest.param("cuStreamSynchronize failed: unknown", DeviceLost, "the GPU failed", id="999"),
+        pytest.param("cuMemFree failed: context is destroyed", DeviceLost, "the GPU failed", id="709"),
+        pytest.param(
+            "[defaultAllocator.cpp::allocate] Requested amount of GPU memory could not be allocated: out of memory",
+            DeviceError,
+            "full",
+            id="TensorRT's",
+        ),
+        pytest.param("something\nnew\n", DeviceError, "doing: something new", id="what nobody knows"),
+        pytest.param("", DeviceError, "no reason given", id="nothing"),
+    ],
+)
+def test_what_cuda_says_is_one_line_with_a_remedy(said: str, kind: type[Exception], match: str) -> None:
+    error = explained(said, "doing")
+    assert type(error) is kind
+    assert match in str(error)
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("parts", [0, 1, 2, 5])
+def test_a_part_begins_before_the_one_before_it_is_finished(parts: int) -> None:
+    seen: list[tuple[str, str, int]] = []
+
+    def begin(slot: str, part: int) -> None:
+        seen.append(("begin", slot, part))
+
+    def finish(slot: str, part: int) -> None:
+        seen.append(("finish", slot, part))
+
+    overlapped(range(parts), ["a", "b"], begin, finish)
+    assert [part for what, _, part in seen if what == "finish"] == list(range(parts))
+    assert all(slot == "ab"[part % 2] for _, slot, part in seen)
+    for part in range(parts - 1):
+        assert seen.index(("begin", "ab"[(part + 1) % 2], part + 1)) < seen.index(("finish", "ab"[part % 2], part))
+    for part in range(2, parts):
+        slot = "ab"[part % 2]
+        assert seen.index(("finish", slot, part - 2)) < seen.index(("begin", slot, part))
