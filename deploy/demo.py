@@ -12,12 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from deploy.models import detector_of, embedder_of
 from deploy.play import against_truth, figures, judge, picture, play, site
 from deploy.report import write_report
 from deploy.score import majority_truth
 from deploy.view import View
+from detector.settings import DetectorSettings
 from ingest.synthetic.clip import Renderer, render_ahead
 from ingest.synthetic.scene import SceneSettings
+from reid.settings import EmbedderSettings
 
 MARGIN_S = 8.0  # of the scene drawn beyond what the measured rate asks for: machines are not steady
 SHARED = 0.5  # of the measured drawing rate that is left while the stream runs beside it on two cores
@@ -32,11 +35,22 @@ def run_demo(
     report: Path | None = None,
     kafka: str | None = None,
     redis: str | None = None,
+    detector: str | None = None,
+    embedder: str | None = None,
 ) -> dict[str, Any]:
-    """Draw, play, judge, print, and write `report` if asked. Returns what report.json holds."""
+    """Draw, play, judge, print, and write `report` if asked. Returns what report.json holds.
+
+    `detector` and `embedder` name bundles in place of those that ship; a person search is the detector alone.
+    """
     # a shared broker or gallery may still hold another demo's people
     name = f"demo-{time.time_ns() // 10**9:x}" if kafka or redis else "demo"
     settings = site(scene, fast=fast, kafka=kafka, redis=redis, name=name)
+    if detector:
+        settings = settings.model_copy(update={"detector": DetectorSettings(bundle=detector)})
+    if embedder:
+        settings = settings.model_copy(update={"reid": EmbedderSettings(bundle=embedder)})
+    for find in (detector_of, embedder_of):  # what is wrong with a model is said before anything is drawn
+        find(settings.detector, settings.reid)
     title = f"{scene.cameras} cameras, {scene.people} people, seed {scene.seed}"
     with (
         drawn(scene, console, workers=os.cpu_count() or 1, ahead=not fast),

@@ -27,11 +27,19 @@ def demo(
     redis: Annotated[
         str | None, typer.Option(metavar="URL", help="With this gallery server.", show_default="embedded")
     ] = None,
+    detector: Annotated[
+        str | None, typer.Option(metavar="BUNDLE", help="Another detector, or a person search.", show_default="shipped")
+    ] = None,
+    embedder: Annotated[
+        str | None, typer.Option(metavar="BUNDLE", help="Another embedder.", show_default="shipped")
+    ] = None,
     json: JsonPath = None,
 ) -> None:
     """Film a drawn site, run the whole stream on it, and score the answer against the truth.
 
-    Example: sightline demo --people 8 --seconds 30 --report report
+    Examples: sightline demo --people 8 --seconds 30 --report report
+
+    sightline demo --embedder my-osnet --fast
     """
     from deploy.demo import run_demo
     from ingest.synthetic.scene import parse_url
@@ -42,4 +50,6 @@ def demo(
     )
     if headless:
         output.console._force_terminal = False
-    output.data(run_demo(scene, output.console, fast=fast, workers=workers, report=report, kafka=kafka, redis=redis))
+    models = {"detector": detector, "embedder": embedder}
+    through = {"kafka": kafka, "redis": redis}
+    output.data(run_demo(scene, output.console, fast=fast, workers=workers, report=report, **through, **models))
