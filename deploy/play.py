@@ -39,7 +39,7 @@ class Played:
     """Of this process and the gallery's commits in it; drawing happens in other processes."""
     decoded: int
     lost: Mapping[str, int]
-    """Frames lost on purpose by reason; ``skipped`` ones were sent and not analysed."""
+    """Frames lost on purpose by reason (`sightline_frames_dropped_total`)."""
 
     @property
     def events(self) -> list[MatchEvent]:
@@ -98,14 +98,13 @@ def play(
     run_site(settings, stop, workers=workers, state=state, watch=watch, told=told)
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
     lost = {reason: count - lost_before.get(reason, 0) for reason, count in _lost(cameras).items()}
-    skipped = sum(record.status != "ok" for record in records)
     return Played(
         records=sorted(records, key=lambda record: (record.captured_at, record.camera)),
         delivered=sorted(delivered, key=lambda pair: pair[0].number),
         wall_s=wall,
         cpu_s=cpu,
         decoded=int(sum(_decoded(camera) - before[camera] for camera in cameras)),
-        lost={reason: count for reason, count in {**lost, "skipped": skipped}.items() if count},
+        lost={reason: count for reason, count in lost.items() if count},
     )
 
 

@@ -64,7 +64,7 @@ class Detector:
                 FRAMES_DROPPED.labels(item.frame.camera, "undecodable").inc()
                 yield _nobody(item.frame, "undecodable")
             elif id(item) not in found:
-                FRAMES_DROPPED.labels(item.frame.camera, "late").inc()
+                FRAMES_DROPPED.labels(item.frame.camera, "skipped").inc()
                 yield _nobody(item.frame, "skipped")
             else:
                 yield self._track(item.frame, item.image, *found[id(item)])

@@ -11,6 +11,7 @@ from detector.jpeg import decode_frames
 from detector.quality import quality
 from detector.settings import DetectorSettings
 from stream.messages import CameraState, Clock, DecodedFrame, Detections, Frame
+from stream.telemetry import FRAMES_DROPPED
 from stream.transport import Record
 
 NOW_S = 1000.0
@@ -135,7 +136,10 @@ def test_live_cameras_are_shed_when_the_worker_lags(
     detector: Detector, waited_s: list[float], expected: list[str]
 ) -> None:
     items = [frame(k, picture(), clock="arrival", waited_s=waited) for k, waited in enumerate(waited_s)]
+    counter = FRAMES_DROPPED.labels(items[0].frame.camera, "skipped")
+    before = counter._value.get()
     assert statuses(run(detector, *items)) == expected
+    assert counter._value.get() - before == expected.count("skipped")
 
 
 def test_each_live_camera_keeps_its_own_newest_frame(detector: Detector) -> None:
