@@ -36,6 +36,20 @@ def _one_bundle(detector: DetectorSettings, reid: EmbedderSettings) -> bool:
     return "bundle" not in reid.model_fields_set or reid.bundle == detector.bundle
 
 
+def say_backends(settings: Settings) -> None:
+    """One line per model for which there is a choice of runtimes; made now, before any camera is opened, if it was never made."""
+    from deploy.backends import choose
+
+    compute = settings.compute
+    detector, embedder = (find(settings.detector, settings.reid) for find in (detector_of, embedder_of))
+    chosen = {embedder.path: (embedder, compute.embedder_checkpoint)}
+    chosen = {detector.path: (detector, compute.detector_checkpoint)} | chosen
+    for bundle, checkpoint in chosen.values():
+        candidate = choose(bundle, 1, compute.backend, checkpoint)
+        if candidate.remark:
+            log.info("%s: %s, %s", bundle.card.name, candidate.name, candidate.remark)
+
+
 def warn_of_synthetic_models(settings: Settings) -> None:
     """One line per model that saw drawn people only and serves a real camera."""
     real = any(camera.kind != "synthetic" for camera in settings.camera)

@@ -1,6 +1,7 @@
 """Plays a synthetic scene through the whole stream, exactly as `sightline run` would, and judges the answer."""
 
 import hashlib
+import os
 import platform
 import threading
 import time
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
 from deploy.score import Linking, Score, TrueBoxes, latency_ms, score
-from deploy.settings import Settings
+from deploy.settings import Settings, compute_of
 from deploy.view import View
 from deploy.wiring import run_site
 from ingest.synthetic.scene import SceneSettings
@@ -64,6 +65,7 @@ def site(
         ],
         **({"kafka": {"bootstrap_servers": kafka}} if kafka else {}),
         **({"redis": {"url": redis}} if redis else {}),
+        "compute": compute_of(os.environ),
     }
     return Settings.model_validate(data)
 

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, Field, SecretStr, StringConstraints, ValidationError, model_validator
 
@@ -28,6 +28,8 @@ LARGEST_BYTES = 1 << 20  # a site of a thousand cameras has 200 kB
 
 SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Location = tuple[str | int, ...]
+Runtime = Literal["auto", "onnxruntime", "openvino", "tensorrt", "torch"]
+"""What runs models; "auto" is the fastest that is installed, as measured once on this machine."""
 
 
 class RetentionSettings(Section):
@@ -51,6 +53,19 @@ class SiteSettings(Section):
     retention: RetentionSettings = RetentionSettings()
 
 
+class ComputeSettings(Section):
+    """``[compute]``: what runs the models."""
+
+    backend: Runtime = "auto"
+    detector_checkpoint: Path | None = None
+    """What the detector's bundle was exported from: only torch runs it."""
+    embedder_checkpoint: Path | None = None
+
+
+class _OnlyCompute(Section):
+    compute: ComputeSettings = ComputeSettings()
+
+
 class Settings(Section):
     """A whole site. `kafka` and `redis` absent: `run` keeps both inside its own process."""
 
@@ -61,6 +76,7 @@ class Settings(Section):
     detector: DetectorSettings = DetectorSettings()
     reid: EmbedderSettings = EmbedderSettings()
     matcher: MatcherSettings = MatcherSettings()
+    compute: ComputeSettings = ComputeSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
     @model_validator(mode="after")
@@ -121,6 +137,17 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
     for secret in _secrets(settings):
         hide(secret)
     return settings
+
+
+def compute_of(environment: Mapping[str, str]) -> ComputeSettings:
+    """``[compute]`` for a site without a file: what the environment says. Raises `SettingsError`."""
+    data: dict[str, Any] = {}
+    prefix = f"{PREFIX}COMPUTE__"
+    overridden = _override(data, {name: value for name, value in environment.items() if name.startswith(prefix)})
+    try:
+        return _OnlyCompute.model_validate(data).compute
+    except ValidationError as error:
+        raise SettingsError(_explain(error, Path("the environment"), "", data, overridden)) from None
 
 
 def _secrets(section: Section) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from deploy.bundle import Bundle
 from deploy.buses import Bus, FromCamera, FromPerceive, MemoryBus
 from deploy.kafka_bus import KafkaBus
-from deploy.models import detector_of, embedder_of, warn_of_synthetic_models
+from deploy.models import detector_of, embedder_of, say_backends, warn_of_synthetic_models
 from deploy.settings import Settings
 from deploy.sinks import Repeats, Watched, all_seen
 from deploy.state import key_of, opened_state
@@ -79,10 +79,13 @@ def perceive(
     from detector.jpeg import decode_frames
     from reid.embedder import Embedder
 
+    compute, models = settings.compute, (settings.detector, settings.reid)
     with ExitStack() as held:
-        eyes = looks = held.enter_context(closing(load(detector_of(settings.detector, settings.reid))))
+        eyes = looks = load(detector_of(*models), backend=compute.backend, checkpoint=compute.detector_checkpoint)
+        held.enter_context(closing(eyes))
         if eyes.card.kind == "detector":  # else a person search, which has described whom it has found
-            looks = held.enter_context(closing(load(embedder_of(settings.detector, settings.reid))))
+            looks = load(embedder_of(*models), backend=compute.backend, checkpoint=compute.embedder_checkpoint)
+            held.enter_context(closing(looks))
         source = source or held.enter_context(closing(bus.frames_source()))
         sink = held.enter_context(closing(bus.embeddings_sink()))
         if not (bus.lasting or settings.live):
@@ -219,6 +222,7 @@ def run_site(
     the workers' threads. `workers`: perceive workers, each with models of its own.
     """
     warn_of_synthetic_models(settings)
+    say_backends(settings)
     count = min(workers, len(settings.camera))
     with opened_bus(settings, stop) as bus, gallery_of(settings, state) as at, ExitStack() as held:
         # in memory a camera never changes workers: tracklets would begin anew, and files give other events than with one
@@ -246,6 +250,7 @@ def ingest_worker(settings: Settings, stop: threading.Event, only: Sequence[str]
 def perceive_worker(settings: Settings, stop: threading.Event) -> None:
     """``sightline perceive``"""
     warn_of_synthetic_models(settings)
+    say_backends(settings)
     with closing(KafkaBus(settings, _kafka(settings, "perceive"), stop)) as bus:
         perceive(settings, bus, stop)
 

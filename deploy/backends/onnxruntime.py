@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from deploy.backends.cut import check_images
 from stream.errors import BundleError
 from stream.model import ModelCard
 
@@ -30,8 +31,7 @@ class OnnxRuntimeBackend:
         """(N, H, W, 3) RGB -> the card's outputs with N in front; N may be 0 or above `max_batch`."""
         if self._session is None:
             raise ValueError("the backend is closed")
-        if images.shape[1:] != (*self.card.input_hw, 3) or images.dtype != np.uint8:
-            raise ValueError(f"expected (N, {self.card.input_hw}, 3) uint8, got {images.shape} {images.dtype}")
+        check_images(images, self.card)
         names = list(self.card.outputs)
         parts = []
         for start in range(0, len(images), self.card.max_batch):

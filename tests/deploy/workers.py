@@ -89,4 +89,5 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
 def _environment(folder: Path, given: Mapping[str, str] | None) -> dict[str, str]:
     own = {name: str(folder / name.lower()) for name in ("XDG_STATE_HOME", "XDG_DATA_HOME")}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SIGHTLINE_")}
+    own["SIGHTLINE_COMPUTE__BACKEND"] = "onnxruntime"
     return {**kept, **own, "COLUMNS": "200", "NO_COLOR": "1", **(given or {})}

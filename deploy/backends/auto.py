@@ -1,0 +1,223 @@
+"""The fastest runtime for a bundle on this machine: measured once, kept in the user's cache folder, equal for all workers.
+
+backends/<name>-<key>.json  `Choice`; the key stands for processor, runtimes and their versions, bundle and threads
+
+Runtimes and precisions differ in the last digits, or the third, so events are the same as long as the choice is. Hence it is not
+made again: the first process that has measured has the word, and who measured at the same time takes its choice.
+"""
+
+import hashlib
+import logging
+import os
+import platform
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import platformdirs
+
+from deploy import gate, search_people
+from deploy.backends import Candidate
+from deploy.bundle import Bundle
+from stream.errors import BundleError, SightlineError
+from stream.model import Backend
+
+log = logging.getLogger(__name__)
+
+SIZES = (1, 4, 8)
+"""Pictures per call that are timed: what a few live cameras bring at a time, of frames as of crops."""
+SECONDS = 0.3
+"""How long each candidate is timed, in turns with the others."""
+MIN_ROUNDS, MAX_ROUNDS = 3, 200
+MIN_GAIN = 1.1
+"""A candidate must beat the first one by this factor: below it is noise, and the first one is exact."""
+MAX_BYTES = 1 << 16
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """What is stored of a measurement."""
+
+    made_for: dict[str, str]
+    """What the key stands for."""
+    chosen: str
+    """Name of a candidate."""
+    pictures_per_second: dict[str, float]
+    refused: dict[str, str]
+    """Candidates that cannot run the model, or do not give its golden outputs, and what was said."""
+
+
+_lock = (
+    threading.Lock()
+)  # workers of a process measure one after another, and the second finds what the first has stored
+_known: dict[Path, Choice] = {}  # of this process: it keeps its word when the cache is emptied or cannot be written
+
+
+def fastest(bundle: Bundle, threads: int, candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate that this machine's choice names; it is made now, which takes seconds, where there is none yet.
+
+    Raises `SightlineError`, that of the first, where no candidate can run the model.
+    """
+    choice = choice_of(bundle, threads, candidates)
+    speed = choice.pictures_per_second
+    first = next(iter(speed))
+    remark = f"{speed[choice.chosen] / speed[first]:.1f} times {first} here"
+    if choice.chosen == first:
+        remark = "the fastest here" if len(speed) > 1 else "the only one that gives the golden outputs here"
+    return replace(next(c for c in candidates if c.name == choice.chosen), remark=remark)
+
+
+def choice_of(bundle: Bundle, threads: int, candidates: Sequence[Candidate]) -> Choice:
+    """The stored choice between these candidates, or a new one."""
+    made_for = _made_for(bundle, threads, candidates)
+    key = hashlib.sha256(msgspec.json.encode(made_for, order="deterministic")).hexdigest()[:20]
+    path = platformdirs.user_cache_path("sightline") / "backends" / f"{bundle.card.name}-{key}.json"
+    with _lock:
+        if path not in _known:
+            _known[path] = _stored(path, candidates) or _publish(
+                path, _measured(bundle, candidates, made_for), candidates
+            )
+        return _known[path]
+
+
+def _made_for(bundle: Bundle, threads: int, candidates: Sequence[Candidate]) -> dict[str, str]:
+    return {
+        "processor": _processor(),
+        "candidates": ", ".join(f"{c.name} {_version(c.runtime)}" for c in candidates),
+        "bundle": bundle.card.digest,
+        "threads": str(threads),
+    }
+
+
+def _processor() -> str:
+    """Model and a digest of its instruction sets, which a cloud's name of a processor says nothing about."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    told = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    fields = {name.strip().lower(): value.strip() for name, value in told.items()}
+    sets = " ".join(sorted(fields.get("flags", fields.get("features", "")).split()))
+    return f"{fields.get('model name', platform.machine())} {hashlib.sha256(sets.encode()).hexdigest()[:12]}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # built from source under another name
+        return "?"
+
+
+def _measured(bundle: Bundle, candidates: Sequence[Candidate], made_for: dict[str, str]) -> Choice:
+    """Time every candidate that passes the gate, in turns, so that whatever else runs slows all of them alike."""
+    log.info(
+        "%s: finding the fastest of %s (once on this machine)", bundle.card.name, ", ".join(c.name for c in candidates)
+    )
+    refused: dict[str, str] = {}
+    first_error: SightlineError | None = None
+    passed: dict[str, Backend] = {}
+    try:
+        for candidate in candidates:
+            try:
+                passed[candidate.name] = _gated(bundle, candidate)
+            except SightlineError as error:
+                refused[candidate.name] = str(error)
+                first_error = first_error or error
+        if not passed:
+            raise first_error or ValueError("no candidates")
+        rates = pictures_per_second(list(passed.values()), bundle)
+    finally:
+        for backend in passed.values():
+            backend.close()
+    speed = dict(zip(passed, rates, strict=True))
+    first, best = next(iter(speed)), max(speed, key=lambda name: speed[name])
+    chosen = best if speed[best] > MIN_GAIN * speed[first] else first
+    return Choice(made_for=made_for, chosen=chosen, pictures_per_second=speed, refused=refused)
+
+
+def _gated(bundle: Bundle, candidate: Candidate) -> Backend:
+    """The candidate's backend, once it has passed."""
+    made = candidate.make()
+    try:
+        verify(made, bundle, candidate.precision)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def verify(backend: Backend, bundle: Bundle, precision: gate.Arithmetic) -> None:
+    """Raises `BundleError` unless the backend gives the golden outputs within what its precision allows."""
+    golden = bundle.golden()
+    inputs = golden["inputs"].astype(np.uint8, copy=False)
+    expected = {name: golden[name].astype(np.float32, copy=False) for name in bundle.card.outputs}
+    if bundle.card.kind != "person-search":
+        gate.check(backend, expected, inputs, precision=precision)
+        return
+    limits = gate.limits_of(precision, bundle.card.min_cosine)
+    said = search_people.differ(
+        backend.infer(inputs), expected, score=limits.score, box_px=limits.box_px, cosine=limits.cosine
+    )
+    if said:
+        raise BundleError(f"{bundle.card.name}: {said} ({precision})")
+
+
+def pictures_per_second(backends: Sequence[Backend], bundle: Bundle, sizes: Sequence[int] = SIZES) -> list[float]:
+    """Speed of each over one call of every size, in its quickest of interleaved turns: what else runs only adds to a turn."""
+    golden = bundle.golden()["inputs"].astype(np.uint8, copy=False)
+    batches = [golden[np.arange(size) % len(golden)] for size in sizes if size <= bundle.card.max_batch]
+    times: list[list[list[float]]] = [[[] for _ in batches] for _ in backends]
+    for backend in backends:  # the first call of a size is never as fast
+        for batch in batches:
+            backend.infer(batch)
+    until = time.perf_counter() + SECONDS * len(backends)
+    for turn in range(MAX_ROUNDS):
+        if turn >= MIN_ROUNDS and time.perf_counter() > until:
+            break
+        for backend, of_backend in zip(backends, times, strict=True):
+            for batch, of_batch in zip(batches, of_backend, strict=True):
+                began = time.perf_counter()
+                backend.infer(batch)
+                of_batch.append(time.perf_counter() - began)
+    pictures = sum(len(batch) for batch in batches)
+    return [pictures / sum(min(each) for each in of_backend) for of_backend in times]
+
+
+def _stored(path: Path, candidates: Sequence[Candidate]) -> Choice | None:
+    """What is there, if it can be used."""
+    try:
+        with path.open("rb") as file:
+            choice = msgspec.json.decode(file.read(MAX_BYTES), type=Choice)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    usable = choice.chosen in choice.pictures_per_second and choice.chosen in {c.name for c in candidates}
+    return choice if usable else None
+
+
+def _publish(path: Path, choice: Choice, candidates: Sequence[Candidate]) -> Choice:
+    """Store a choice, whole or not at all, unless another process was first: then that one's holds."""
+    part = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+            part = Path(file.name)
+            file.write(msgspec.json.format(msgspec.json.encode(choice)) + b"\n")
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            if theirs := _stored(path, candidates):
+                return theirs
+            part.replace(path)  # it was damaged
+    except OSError as error:
+        log.warning(
+            "%s: the choice of a backend cannot be kept (%s): it is made again at the next start", path, error.strerror
+        )
+    finally:
+        if part:
+            part.unlink(missing_ok=True)
+    return choice
