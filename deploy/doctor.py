@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import numpy as np
 
-from deploy.settings import Settings
+from deploy.settings import Runtime, Settings, compute_of
 from detector.settings import DetectorSettings
 from ingest.settings import CameraSettings
 from reid.settings import EmbedderSettings
@@ -71,22 +71,30 @@ def bundles(settings: Settings | None) -> Iterator[Finding]:
     from deploy.models import detector_of, embedder_of
 
     eyes, looks = (settings.detector, settings.reid) if settings else (DetectorSettings(), EmbedderSettings())
+    compute = settings.compute if settings else compute_of(os.environ)
     real = settings is not None and any(c.kind != "synthetic" for c in settings.camera)
-    yield bundle(eyes.bundle, partial(detector_of, eyes, looks), real)
+    yield bundle(eyes.bundle, partial(detector_of, eyes, looks), real, compute.backend, compute.detector_checkpoint)
     with suppress(BundleError, SettingsError):  # said by then
         if detector_of(eyes, looks).card.kind == "person-search":
             return
-    yield bundle(looks.bundle, partial(embedder_of, eyes, looks), real)
+    yield bundle(looks.bundle, partial(embedder_of, eyes, looks), real, compute.backend, compute.embedder_checkpoint)
 
 
-def bundle(name: str, find: "Callable[[], Bundle]", camera_is_real: bool) -> Finding:
-    """One model."""
-    from deploy.backends import load
+def bundle(
+    name: str,
+    find: "Callable[[], Bundle]",
+    camera_is_real: bool,
+    runtime: Runtime = "auto",
+    checkpoint: Path | None = None,
+) -> Finding:
+    """One model, on the runtime that the site's workers will take."""
+    from deploy.backends import choose, load
     from deploy.bundle import synthetic_only_warning
 
     def look() -> Finding:
         found = find()
-        backend = load(found)
+        chosen = choose(found, 1, runtime, checkpoint)
+        backend = load(found, 1, runtime, checkpoint)
         image = np.zeros((1, *found.card.input_hw, 3), np.uint8)
         backend.infer(image)
         started = time.perf_counter()
@@ -95,7 +103,8 @@ def bundle(name: str, find: "Callable[[], Bundle]", camera_is_real: bool) -> Fin
         each_ms = (time.perf_counter() - started) * 200
         backend.close()
         card = found.card
-        said = f"{card.id}, {card.kind}, {card.input_hw[1]}x{card.input_hw[0]}, {each_ms:.1f} ms on one core"
+        said = f"{card.id}, {card.kind}, {card.input_hw[1]}x{card.input_hw[0]}, {each_ms:.1f} ms on one core in {chosen.name}"
+        said += f" ({chosen.remark})" if chosen.remark else ""
         said += "".join(f", {name} {value:g}" for name, value in sorted(card.defaults.items()))
         if card.embedding_size is not None and found.links is None:
             remedy = "adopt or export it again: without links.json the matcher cannot judge a similarity"

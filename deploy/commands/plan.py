@@ -27,8 +27,11 @@ def plan(
     output = Output(json)
     settings = load(site)
     models = settings.detector, settings.reid
-    detector = load_backend(detector_of(*models))
-    embedder = detector if detector.card.kind == "person-search" else load_backend(embedder_of(*models))
+    compute = settings.compute
+    detector = load_backend(detector_of(*models), 1, compute.backend, compute.detector_checkpoint)
+    embedder = detector
+    if detector.card.kind != "person-search":
+        embedder = load_backend(embedder_of(*models), 1, compute.backend, compute.embedder_checkpoint)
     done = planning.plan(settings, planning.measure(detector, embedder), people, visits)
 
     cameras = Table("camera", "analysed at", "frames MB/s", "CPU ms per s", title="Cameras", title_justify="left")
