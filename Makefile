@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format services clean
+.PHONY: help demo test check gpu-check format services clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -25,6 +25,13 @@ format: .venv/.dev  ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+gpu-check:  ## on a machine with an NVIDIA GPU: build the shipped models' TensorRT engines, prove them, print their speed
+	@nvidia-smi -L >/dev/null 2>&1 || { echo "gpu-check: no NVIDIA GPU can be seen (nvidia-smi -L): run it on a machine with one"; exit 1; }
+	@command -v nvcc >/dev/null || { echo "gpu-check: the CUDA toolkit's nvcc is not on the PATH, and pycuda is built with it (docs/tensorrt.md)"; exit 1; }
+	@$(MAKE) --no-print-directory .venv/.gpu
+	$(BIN)/pytest tests/deploy/test_gpu.py
+	$(BIN)/python benchmarks/gpu_check.py --json report/gpu-check.json
+
 services:  ## install the tests' RTSP and Redis servers where root may (Kafka comes through Maven when the tests start)
 	@tests/install_services.sh
 
@@ -43,4 +50,9 @@ clean:  ## remove what the other targets made
 .venv/.dev: .venv/.base
 	@echo "installing the trainer and the tools into .venv (torch is large: a minute or two)"
 	@$(PIP) install -c constraints.txt -e '.[train,dev]'
+	@touch $@
+
+.venv/.gpu: .venv/.base
+	@echo "installing TensorRT and pycuda into .venv (TensorRT is large, pycuda is compiled: some minutes)"
+	@$(PIP) install -c constraints.txt -e '.[tensorrt,dev]'
 	@touch $@

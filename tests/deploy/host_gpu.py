@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from enum import IntEnum
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -400,6 +401,7 @@ def host_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
     parent: Any = ModuleType("pycuda")
     parent.driver, parent.compiler = driver_module(gpu), compiler_module(gpu)
     for module in (parent, parent.driver, parent.compiler, tensorrt_module(gpu)):
+        module.__spec__ = ModuleSpec(module.__name__, None)
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     our_cuda.device.cache_clear()

@@ -1,0 +1,177 @@
+"""Everything of the TensorRT path that needs a GPU: engines of the shipped bundles are built, proven, and timed.
+
+    make gpu-check
+
+Ends with status 0 and a table for benchmarks/results.md where all is well, with status 1 and a line where anything is not.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from deploy import backends, precision
+from deploy.backends import cuda, tensorrt_api
+from deploy.backends.trt import TensorRTBackend, plan_of
+from deploy.bundle import SHIPPED, Bundle, load_bundle, write_bundle
+from deploy.engine import Profile
+from detector.letterbox import letterbox
+from reid.crops import to_batch
+from stream.errors import SightlineError
+from stream.model import Backend
+from trainer import drawn
+
+SECONDS = 2.0
+FRAME_HW = (720, 1280)
+PEOPLE_HW = ((60, 25), (400, 170))  # smallest and largest person in a 720p picture
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--json", type=Path, metavar="PATH", help="also write the table as data")
+    given = options.parse_args()
+    try:
+        gpu = cuda.device()
+        version = tensorrt_api.version()
+    except SightlineError as error:
+        print(f"gpu-check: {error}", file=sys.stderr)
+        return 1
+    print(f"{gpu.name} (compute capability {gpu.capability}), driver {gpu.driver}, TensorRT {version}\n")
+    rows: list[dict[str, Any]] = []
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for card in sorted(SHIPPED.glob("*/card.json")):
+                for bundle in variants(load_bundle(card.parent), Path(folder)):
+                    rows += measured(bundle)
+    except SightlineError as error:
+        print(f"gpu-check: {error}", file=sys.stderr)
+        return 1
+    finally:
+        show(rows)
+        if given.json:
+            given.json.parent.mkdir(parents=True, exist_ok=True)
+            given.json.write_text(
+                json.dumps({"gpu": gpu.name, "driver": gpu.driver, "tensorrt": version, "rows": rows}, indent=2)
+            )
+    return 0
+
+
+def variants(bundle: Bundle, folder: Path) -> list[Bundle]:
+    """The bundle as it ships, and with its graph in half precision and int8."""
+    made = [bundle]
+    golden = bundle.golden()
+    scenes = bundle.card.kind == "detector"
+    calibration = drawn.training_pictures("scenes" if scenes else "crops", precision.LEAST_PICTURES)
+    pixels = letterbox(calibration, bundle.card.input_hw)[0] if scenes else to_batch(calibration, bundle.card.input_hw)
+    for kind in ("fp16", "int8"):
+        graph = precision.convert(bundle.model.read_bytes(), kind, np.ascontiguousarray(pixels))
+        card = msgspec.structs.replace(bundle.card, precision=kind)
+        made.append(write_bundle(folder / f"{card.name}-{kind}", graph, card, golden, bundle.links))
+    return made
+
+
+def measured(bundle: Bundle) -> list[dict[str, Any]]:
+    """Build, prove, time; a row per batch size."""
+    card, began = bundle.card, time.perf_counter()
+    most = card.max_batch
+    plan, sidecar = plan_of(
+        bundle, profile=Profile(1, most, most), say=print, rebuild=True
+    )  # raises unless it gives the golden outputs
+    built_s = time.perf_counter() - began
+    backend = TensorRTBackend(bundle, plan)
+    on_cpu = backends.load(bundle)
+    images = np.random.default_rng(0).integers(0, 256, (4 * most, *card.input_hw, 3), dtype=np.uint8)
+    rows = []
+    for n in sorted({1, most, 4 * most}):
+        ms, cpu_ms = timed(backend, images[:n]), timed(on_cpu, images[: min(n, most)]) * max(1, n // most)
+        rows.append(
+            {
+                "bundle": card.name,
+                "precision": card.precision,
+                "batch": n,
+                "ms": round(ms, 3),
+                "images_per_s": round(1000 * n / ms),
+                "onnxruntime_cpu_ms": round(cpu_ms, 2),
+                "build_s": sidecar.build_s,
+            }
+        )
+    print(f"{card.name} {card.precision}: built and proven in {built_s:.0f} s; pictures: {scaled_alike(backend)}")
+    check_side_by_side(bundle, plan, images[:3])
+    backend.close()
+    on_cpu.close()
+    return rows
+
+
+def scaled_alike(backend: TensorRTBackend) -> str:
+    """The kernel's pictures give what the CPU's give, and how long each takes."""
+    card, rng = backend.card, np.random.default_rng(1)
+    if card.kind == "detector":
+        pictures, fit = [rng.integers(0, 256, (*FRAME_HW, 3), dtype=np.uint8) for _ in range(4)], "letterbox"
+        scaled: Callable[[], Any] = lambda: letterbox(pictures, card.input_hw)[0]  # noqa: E731
+    else:
+        sizes = rng.integers(PEOPLE_HW[0], np.array(PEOPLE_HW[1]) + 1, (16, 2))
+        pictures, fit = [rng.integers(0, 256, (int(h), int(w), 3), dtype=np.uint8) for h, w in sizes], "stretch"
+        scaled = lambda: to_batch(pictures, card.input_hw)  # noqa: E731
+    have, want = backend.infer_pictures(pictures, fit), backend.infer(scaled())
+    if "embedding" in want:
+        cosine = float((have["embedding"] * want["embedding"]).sum(1).min())
+        if cosine < 0.999:
+            raise SightlineError(
+                f"{card.name}: pictures scaled on the GPU give vectors at cosine {cosine:.5f} to the CPU's"
+            )
+    elif float(np.abs(have["scores"] - want["scores"]).max()) > 0.02:
+        raise SightlineError(f"{card.name}: pictures scaled on the GPU give other scores than those scaled on the CPU")
+    on_gpu, on_cpu = (
+        median_ms(lambda: backend.infer_pictures(pictures, fit)),
+        median_ms(lambda: backend.infer(scaled())),
+    )
+    return f"{len(pictures)} scaled on the GPU {on_gpu:.2f} ms, on the CPU {on_cpu:.2f} ms, inference included"
+
+
+def check_side_by_side(bundle: Bundle, plan: bytes, images: np.ndarray) -> None:
+    """Two engines in a process give the same to the bit, and closing one leaves the other as it was."""
+    one, two = TensorRTBackend(bundle, plan), TensorRTBackend(bundle, plan)
+    first, second = one.infer(images), two.infer(images)
+    one.close()
+    third = two.infer(images)
+    two.close()
+    for name, values in first.items():
+        if not (np.array_equal(values, second[name]) and np.array_equal(values, third[name])):
+            raise SightlineError(f"{bundle.card.name}: two engines of one plan do not give the same {name}")
+
+
+def timed(backend: Backend, images: np.ndarray) -> float:
+    """Milliseconds of one `infer`, copies in and out included."""
+    return median_ms(lambda: backend.infer(images))
+
+
+def median_ms(work: Callable[[], object]) -> float:
+    for _ in range(3):
+        work()
+    took, until = [], time.perf_counter() + SECONDS
+    while time.perf_counter() < until or len(took) < 5:
+        began = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - began)
+    return 1000 * float(np.median(took))
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    print(
+        "\n| bundle | precision | batch | ms | images/s | ONNX Runtime, CPU, 1 thread, ms | build, s |\n|---|---|---|---|---|---|---|"
+    )
+    for row in rows:
+        print("| " + " | ".join(str(value) for value in row.values()) + " |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""TensorRT on a real GPU. Skipped where there is none; `make gpu-check` runs it, and so far nobody has."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from deploy.backends import cuda, tensorrt_api
+from deploy.backends.pixels import Resizer, jobs_of, pack
+from deploy.backends.trt import TensorRTBackend, plan_of
+from deploy.bundle import SHIPPED, Bundle, load_bundle
+from deploy.engine import Profile
+from detector.letterbox import letterbox
+from reid.crops import to_batch
+from stream.errors import EngineError, SightlineError
+from tests.deploy import host_kernel
+
+
+def _why_not() -> str:
+    try:
+        cuda.driver()
+        tensorrt_api.version()
+    except SightlineError as error:
+        return str(error)
+    return ""
+
+
+WHY_NOT = _why_not()
+pytestmark = [pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT), pytest.mark.timeout(1800)]
+NAMES = sorted(card.parent.name for card in SHIPPED.glob("*/card.json"))
+
+
+@pytest.fixture(params=NAMES)
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    return load_bundle(SHIPPED / request.param)
+
+
+@pytest.fixture
+def backend(bundle: Bundle) -> Iterator[TensorRTBackend]:
+    """With the engine of this machine's cache, built and proven by the first test that asks."""
+    made = TensorRTBackend(bundle)
+    yield made
+    made.close()
+
+
+def pictures(backend: TensorRTBackend, n: int) -> NDArray[np.uint8]:
+    golden = load_bundle(backend.card.name).golden()["inputs"].astype(np.uint8)
+    return golden[np.arange(n) % len(golden)]
+
+
+def assert_alike(have: dict[str, Any], want: dict[str, Any]) -> None:
+    """Rounding apart: kernels differ with the batch's size."""
+    for name, values in want.items():
+        np.testing.assert_allclose(have[name], values, atol=0.05 if name == "boxes" else 1e-4)
+
+
+def test_any_number_of_pictures_is_split_and_each_equals_itself_alone(backend: TensorRTBackend) -> None:
+    most = backend.card.max_batch
+    for n in (0, 1, 3, most, 2 * most + 1):
+        images = pictures(backend, n)
+        together = backend.infer(images)
+        assert all(values.shape == (n, *backend.card.outputs[name]) for name, values in together.items())
+        for place in {0, n // 2, n - 1} if n else ():
+            alone = backend.infer(images[place : place + 1])
+            assert_alike(
+                {name: values[place] for name, values in together.items()}, {k: v[0] for k, v in alone.items()}
+            )
+
+
+def test_the_kernel_gives_on_the_gpu_what_the_hosts_compiler_makes_of_it_to_the_bit() -> None:
+    gpu, rng = cuda.device(), np.random.default_rng(0)
+    images = [rng.integers(0, 256, (int(h), int(w), 3), dtype=np.uint8) for h, w in rng.integers(1, 700, (20, 2))]
+    for fit, input_hw, on_cpu in (
+        ("stretch", (256, 128), to_batch(images, (256, 128))),
+        ("letterbox", (384, 640), letterbox(images, (384, 640))[0]),
+    ):
+        jobs, size = jobs_of([(image.shape[0], image.shape[1]) for image in images], input_hw, fit)
+        flat, batch = np.empty(size, np.uint8), np.empty((len(images), *input_hw, 3), np.uint8)
+        pack(images, flat)
+        with gpu.current("the kernel's test") as driver:
+            stream = driver.Stream()
+            memory = [driver.mem_alloc(array.nbytes) for array in (flat, jobs, batch)]
+            driver.memcpy_htod_async(memory[0], flat, stream)
+            driver.memcpy_htod_async(memory[1], jobs, stream)
+            Resizer()(*memory, (len(images), *input_hw), stream)
+            driver.memcpy_dtoh_async(batch, memory[2], stream)
+            stream.synchronize()
+            for one in memory:
+                one.free()
+        np.testing.assert_array_equal(batch, host_kernel.fitted(images, input_hw, fit))
+        assert int(np.abs(batch.astype(int) - on_cpu).max()) <= 1
+
+
+def test_pictures_scaled_on_the_gpu_give_what_those_scaled_on_the_cpu_give(backend: TensorRTBackend) -> None:
+    rng = np.random.default_rng(2)
+    if backend.card.kind == "detector":
+        images = [rng.integers(0, 256, (720, 1280, 3), dtype=np.uint8) for _ in range(3)]
+        have, want = (
+            backend.infer_pictures(images, "letterbox"),
+            backend.infer(letterbox(images, backend.card.input_hw)[0]),
+        )
+        assert float(np.abs(have["scores"] - want["scores"]).max()) < 0.02
+    else:
+        images = [rng.integers(0, 256, (int(h), int(w), 3), dtype=np.uint8) for h, w in rng.integers(30, 400, (40, 2))]
+        have, want = backend.infer_pictures(images, "stretch"), backend.infer(to_batch(images, backend.card.input_hw))
+        assert float((have["embedding"] * want["embedding"]).sum(1).min()) > 0.999
+
+
+def test_engines_live_side_by_side_and_any_thread_may_use_them(bundle: Bundle, backend: TensorRTBackend) -> None:
+    images, other = pictures(backend, 5), TensorRTBackend(bundle)
+    want = backend.infer(images)
+    got: list[dict[str, Any]] = []
+    workers = [threading.Thread(target=lambda one=one: got.append(one.infer(images))) for one in (backend, other)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for have in got:
+        assert_alike(have, want)
+    other.close()
+    assert_alike(backend.infer(images), want)
+
+
+SERVE = """
+import sys, numpy as np
+from deploy.backends.trt import TensorRTBackend
+from deploy.bundle import load_bundle
+bundle = load_bundle(sys.argv[1])
+backend = TensorRTBackend(bundle)
+images = np.tile(bundle.golden()["inputs"].astype(np.uint8), (8, 1, 1, 1))
+for _ in range(50):
+    backend.infer(images)
+backend.close()
+"""
+
+
+def test_several_processes_share_the_gpu(backend: TensorRTBackend) -> None:
+    command = [sys.executable, "-c", SERVE, backend.card.name]
+    workers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert_alike(backend.infer(pictures(backend, 4)), backend.infer(pictures(backend, 4)))
+    for worker in workers:
+        _, said = worker.communicate(timeout=600)
+        assert worker.returncode == 0, said
+
+
+def test_closing_gives_the_memory_back(bundle: Bundle) -> None:
+    def free() -> int:
+        with cuda.device().current("counting memory") as driver:
+            return int(driver.mem_get_info()[0])
+
+    TensorRTBackend(bundle).close()  # what libraries keep for the process is there now
+    before = free()
+    for _ in range(3):
+        backend = TensorRTBackend(bundle)
+        backend.infer(pictures(backend, 3))
+        backend.close()
+    assert before - free() < 32 << 20
+
+
+def test_an_engine_that_is_cut_short_is_refused_in_one_line(bundle: Bundle) -> None:
+    plan, _ = plan_of(bundle)
+    with pytest.raises(EngineError, match="damaged or of another GPU or TensorRT") as caught:
+        TensorRTBackend(bundle, plan[: len(plan) // 2])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_version_compatible_engine_with_few_batch_sizes_serves_too() -> None:
+    bundle = load_bundle("osnet-x0.25")
+    plan, sidecar = plan_of(bundle, profile=Profile(2, 3, 3), version_compatible=True)
+    assert "." not in sidecar.target.tensorrt
+    backend = TensorRTBackend(bundle, plan)
+    golden = bundle.golden()
+    vectors = backend.infer(golden["inputs"].astype(np.uint8))["embedding"]
+    assert float((vectors * golden["embedding"]).sum(1).min()) > 0.9999
+    backend.close()
+
+
+def test_an_engine_that_is_built_with_what_an_earlier_build_measured_answers_alike() -> None:
+    bundle = load_bundle("osnet-x0.25")
+    plan, _ = plan_of(bundle, rebuild=True)
+    backend = TensorRTBackend(bundle, plan)
+    golden = bundle.golden()
+    vectors = backend.infer(golden["inputs"].astype(np.uint8))["embedding"]
+    assert float((vectors * golden["embedding"]).sum(1).min()) > 0.9999
+    backend.close()
