@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
-from kafka.errors import CoordinatorNotAvailableError, TopicAlreadyExistsError
+from kafka.errors import CoordinatorNotAvailableError, TopicAlreadyExistsError, TopicAuthorizationFailedError
 
 from stream.errors import TransportError
 from stream.kafka_client import MAX_BATCH_BYTES, build, client_config, connect, kafka_errors
@@ -140,6 +140,8 @@ class LagMeter:
 
     def _measure(self, admin: Any) -> dict[int, int]:
         (found,) = admin.describe_topics([self._topic])
+        if found["error_code"] == TopicAuthorizationFailedError.errno:
+            raise TopicAuthorizationFailedError
         places = [TopicPartition(self._topic, partition["partition_index"]) for partition in found["partitions"]]
         if not places:
             return {}

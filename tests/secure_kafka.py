@@ -12,7 +12,7 @@ from services import KafkaBroker, certificates
 from stream.settings import KafkaSettings
 
 WORKERS = ("ingest", "perceive", "match", "subscriber")
-"""Users who may do nothing until a test lets them."""
+"""Users who may do nothing until a test lets them; ``nobody-yet`` never may."""
 PASSWORD, KEY_PASSWORD = "right-password", "key-password"
 
 
@@ -88,7 +88,7 @@ def secure_kafka(folder: Path) -> Iterator[SecureKafka]:
         # the controller's listener, which no client knows of, names nobody
         "super.users": "User:broker;User:sightline;User:CN=client;User:ANONYMOUS",
     }
-    users = dict.fromkeys(("sightline", *WORKERS), PASSWORD)
+    users = dict.fromkeys(("sightline", "nobody-yet", *WORKERS), PASSWORD)
     broker = KafkaBroker(folder, settings, ("SASL_SSL", "SSL"), users)
     try:
         broker.start()

@@ -72,8 +72,9 @@ def red_square_detector() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def write_bundles(folder: Path, *, synthetic_only: bool = False) -> None:
-    """``red-square`` and ``mean-colour``, bundles like any other, into `folder`; `synthetic_only` is what the first one says."""
+def write_bundles(folder: Path, *, synthetic_only: bool = False, links: bool = True) -> None:
+    """``red-square`` and ``mean-colour``, bundles like any other, into `folder`; `synthetic_only` is what the first one says,
+    `links` what the second one has."""
     card = ModelCard(
         name="red-square",
         version="1",
@@ -89,7 +90,7 @@ def write_bundles(folder: Path, *, synthetic_only: bool = False) -> None:
     inputs[1, 30:60, 50:70] = (220, 30, 30)
     _write(folder / "red-square", red_square_detector(), card, inputs, links=False)
     card = msgspec.structs.replace(tiny_models.embedder_card(), synthetic_only=False)
-    _write(folder / "mean-colour", tiny_models.embedder(), card, tiny_models.pictures(2), links=True)
+    _write(folder / "mean-colour", tiny_models.embedder(), card, tiny_models.pictures(2), links=links)
 
 
 def _write(folder: Path, model: bytes, card: ModelCard, inputs: np.ndarray, *, links: bool) -> None:

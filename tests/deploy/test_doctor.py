@@ -1,6 +1,7 @@
 """`sightline doctor`, `plan` and `status`: what they look at, what they find, and what they advise."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from clips import write_clip
 from feeds import MjpegCamera, http_server
+from secure_kafka import SecureKafka
 from services import RedisServer, free_port, valkey_binary
 
 from deploy import doctor
@@ -17,7 +19,7 @@ from deploy.status import status
 from deploy.wiring import run_site
 from ingest.settings import CameraSettings
 from stream.errors import GalleryUnreachable
-from tests.deploy.sites import write_site
+from tests.deploy.sites import write_bundles, write_site
 from tests.deploy.workers import sightline
 
 
@@ -68,6 +70,50 @@ def test_a_camera_that_gives_less_than_asked_is_said(tmp_path: Path, settings: d
     finding = doctor.camera(CameraSettings(id="a", url=str(clip), **settings))
     assert finding.remedy == remedy
     assert finding.status == ("warning" if remedy else "ok")
+
+
+def test_a_disk_that_is_nearly_full_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.machine(tmp_path / "not" / "there").status == "ok"
+    monkeypatch.setattr(doctor, "DISK_FREE", 1 << 60)
+    finding = doctor.machine(tmp_path)
+    assert (finding.status, finding.remedy) == ("warning", "free some disk, or give --state another")
+
+
+def test_models_that_will_not_do_are_said_with_the_remedy(tmp_path: Path) -> None:
+    site = write_site(tmp_path, cameras=("north",), frames=5)
+    for name in ("red-square", "mean-colour"):
+        shutil.rmtree(tmp_path / name)
+    write_bundles(tmp_path, synthetic_only=True, links=False)
+    eyes, looks = doctor.bundles(load(site, {}))
+    assert eyes.status == "warning"
+    assert "sightline adopt" in eyes.remedy
+    assert looks.status == "failed"
+    assert "without links.json the matcher cannot judge a similarity" in looks.remedy
+
+
+def test_a_site_whose_topics_are_not_there_yet_needs_nothing(site: Path, kafka_server: str) -> None:
+    settings = load(site, {"SIGHTLINE_KAFKA__BOOTSTRAP_SERVERS": kafka_server, "SIGHTLINE_SITE__NAME": "unheard-of"})
+    assert settings.kafka
+    finding = doctor.broker(settings, settings.kafka)
+    assert finding.status == "ok"
+    assert "unheard-of.frames has 0 partition(s), 2 wanted" in finding.found
+    assert "the first worker makes what is missing" in finding.remedy
+
+
+def test_a_broker_that_lets_us_see_nothing_fails(
+    site: Path, secure_kafka_server: SecureKafka, refused_connections: None
+) -> None:
+    finding = doctor.broker(load(site, {}), secure_kafka_server.as_user("nobody-yet"))
+    assert finding.status == "failed"
+    assert 'user "nobody-yet" is not allowed to' in finding.found
+
+
+def test_a_camera_whose_first_picture_comes_late_is_asked_for_more_key_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "LATE_FIRST_PICTURE_S", 0.0)
+    with http_server(MjpegCamera) as address:
+        finding = doctor.camera(CameraSettings(id="a", url=f"http://{address}/"))
+    assert finding.status == "warning"
+    assert "key frame interval to 1 or 2 s" in finding.remedy
 
 
 def test_a_file_without_times_is_asked_for_its_rate(tmp_path: Path) -> None:

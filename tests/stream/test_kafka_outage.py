@@ -15,7 +15,7 @@ from stream.kafka import KafkaSink, KafkaSource, TopicSpec, ensure_topics, group
 from stream.messages import Frame
 from stream.settings import KafkaSettings
 from stream.stage import Pass, as_messages, run
-from stream.telemetry import FRAMES_DROPPED
+from stream.telemetry import DELIVERIES_FAILED, FRAMES_DROPPED
 
 RECOVERY_S = 10.0
 
@@ -135,6 +135,7 @@ def test_a_file_waits_for_a_broker_that_went_away_and_nothing_is_lost(broker, se
         assert time.monotonic() - back < RECOVERY_S
     found = sequences(settings, spec.name, 59)
     assert list(dict.fromkeys(found)) == list(range(60)), "in order, none missing; repeats are dropped by who reads"
+    assert DELIVERIES_FAILED.labels(spec.name)._value.get() > 0, "what was not acknowledged in time shows"
 
 
 def test_a_budget_bounds_what_waits_for_the_broker(broker, settings, spec):
