@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deploy import search_people
 from deploy.backends.cuda import KERNEL_MODULE

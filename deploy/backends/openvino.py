@@ -66,13 +66,18 @@ class OpenVinoBackend:
                 raise BundleError(f"{self._where}: OpenVINO cannot load it ({_reason(error)})") from error
         self._keep_equal_sizes()
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Pictures that are taken at a time, largest first."""
+        return tuple(self._requests)
+
     def infer(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """(N, H, W, 3) RGB -> the card's outputs with N in front; N may be 0 or above `max_batch`."""
         if not self._requests:
             raise ValueError("the backend is closed")
         check_images(images, self.card)
         outputs = {name: np.empty((len(images), *shape), np.float32) for name, shape in self.card.outputs.items()}
-        for start, size in cut(len(images), list(self._requests)):
+        for start, size in cut(len(images), self.sizes):
             self._run(size, images[start : start + size], {n: out[start : start + size] for n, out in outputs.items()})
         return outputs
 
