@@ -186,6 +186,29 @@ def test_access_denied_is_one_line_without_the_password(redis_tls_server, which,
     gallery.close()
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        pytest.param(lambda url: url.partition("?")[0], "certificate verify failed", id="nobody vouches for it"),
+        pytest.param(
+            lambda url: f"{url.partition('?')[0]}?ssl_ca_certs=/nowhere.pem", "No such file", id="no such file"
+        ),
+        pytest.param(
+            lambda url: url.partition("?")[0].replace("rediss", "redis"), "", id="no TLS where it is asked for"
+        ),
+    ],
+)
+def test_tls_that_does_not_come_about_is_one_line_without_the_password(redis_tls_server, change, says):
+    gallery = RedisGallery(change(redis_tls_server.url), "s", model="m", retention_ns=SECOND, live=True)
+    with pytest.raises(
+        GalleryUnreachable, match=f"no Redis answers at redis.*{says}.*correct \\[redis\\] url"
+    ) as caught:
+        gallery.acquire()
+    assert "-password" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    gallery.close()
+
+
 def test_the_rights_that_the_refusal_names_are_enough(redis_tls_server):
     admin = connect(redis_tls_server.url)
     rights = "~sightline:* +@read +@write +@scripting +@connection"
