@@ -29,7 +29,7 @@ LEAST = -6.0  # candidates of less log-odds do not matter
 CUT_NS = 6 * SECOND  # a cut track goes on within this time
 CUT_RATE = 0.075  # per second and camera of the site
 RIVALS = 6  # candidates that may be the same person twice
-TWICE = 0.1  # prior odds that two identities are one person
+TWICE = 1.0  # prior odds that two identities are one person, of those that one tracklet may be; demo: 0.1 .02 less, 10 the same
 MARGIN = 0.02  # the float32 search is right to this log-odds, with room
 
 

@@ -1,7 +1,8 @@
 """Tracklets to identities: the same person, a new one, or not sure yet. Pure: reads no clock and does no I/O.
 
-A tracklet is pending until enough crops speak for a link or for somebody new, at the latest five seconds after its first
-frame; then linked or new; then ended. A step takes one record in order of event time and changes the state alone;
+A tracklet is pending until enough crops speak for a link or for somebody new; five seconds after its first frame the better
+guess will do, but one that may be any of several known people stays pending: somebody new for each doubt would give one
+person many identities, which later doubts would be about. Then it is linked or new; then ended. A step takes one record in order of event time and changes the state alone;
 the same state and record give the same decisions, on any machine run of the same versions.
 """
 
@@ -134,7 +135,7 @@ def _add(state: State, tracklet: Tracklet, quality: float, vector: NDArray[np.fl
     """Pool one crop, unless it looks like somebody else: three such in a row say that the tracker switched people."""
     pool = state.pools[tracklet.name]
     state.dirty.add(f"pool/{tracklet.name}")
-    if pool.crops >= 2 and _like(state, tracklet.camera, pool, vector) < state.rules.switch_cosine:
+    if pool.crops >= 2 and _like(state, tracklet.camera, pool, vector) < state.rules.switch_log_odds:
         pool.held.append((quality, vector))
         if len(pool.held) == HELD:
             if tracklet.identity is None:
@@ -156,7 +157,9 @@ def _add(state: State, tracklet: Tracklet, quality: float, vector: NDArray[np.fl
 
 
 def _like(state: State, camera: str, pool: Pool, vector: NDArray[np.float32]) -> float:
-    return float(centred(state, pool.vector, camera) @ centred(state, vector, camera))
+    """Log-odds that a crop shows the person of the pool."""
+    row, _ = state.rules.calibration.row(camera, camera)
+    return row.a + row.b * float(centred(state, pool.vector, camera) @ centred(state, vector, camera))
 
 
 def _pooled(held: list[tuple[float, NDArray[np.float32]]]) -> Pool:
@@ -208,6 +211,10 @@ def _assign(state: State, rows: Sequence[Tracklet], time: int, *, final: bool) -
     compared = compare(state, rows, time)
     found, columns = compared.found, compared.columns
     odds, partner = np.exp(compared.log_odds), _hungarian(compared.log_odds)
+    both = odds.sum(axis=1, keepdims=True) + odds.sum(
+        axis=0
+    )  # an identity is one tracklet's at most, and a tracklet's one
+    nobody_known = 1 - (odds / (1 + both - odds)).sum(axis=1)
     out = []
     for i, tracklet in enumerate(rows):
         pool, due = state.pools[tracklet.name], final or time - tracklet.first >= rules.wait_ns
@@ -224,7 +231,8 @@ def _assign(state: State, rows: Sequence[Tracklet], time: int, *, final: bool) -
                 continue
         stranger = p_new >= 1 - rules.false_links
         soon = stranger and (pool.crops >= rules.stranger_crops or not state.identities)
-        if pool.weight >= rules.min_weight and (soon or due) and _room(state, columns):
+        late = due and float(nobody_known[i]) >= rules.least_new
+        if pool.weight >= rules.min_weight and (soon or late) and _room(state, columns):
             out.append(_new(state, tracklet, found[i], p_new, stranger, time))
     return out
 
