@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.boxes import Boxes
-from detector.letterbox import letterbox
+from detector.letterbox import infer_letterboxed
 from detector.looks import looks_of
 from detector.nms import select
 from detector.quality import quality
@@ -94,8 +94,7 @@ class Detector:
                 if self._waited_s(item.frame) <= settings.max_live_age_s
             ]
             images = [item.image for item in part if item.image is not None]
-            batch, scales = letterbox(images, self._backend.card.input_hw)
-            raw = self._backend.infer(batch)
+            raw, scales = infer_letterboxed(self._backend, images)
             vectors = raw.get("embedding", [None] * len(part))
             for item, image, boxes, scores, described, scale in zip(
                 part, images, raw["boxes"], raw["scores"], vectors, scales.tolist(), strict=True

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.model import LETTERBOX_FILL
+from stream.model import LETTERBOX_FILL, Backend, PictureBackend
 
 
 def scale_of(image_hw: tuple[int, int], input_hw: tuple[int, int]) -> float:
@@ -40,3 +40,14 @@ def letterbox(
             batch[place, :fit_h, :fit_w] = cv2.resize(image, (fit_w, fit_h), interpolation=how)
         scales[place] = scale
     return batch, scales
+
+
+def infer_letterboxed(
+    backend: Backend, images: Sequence[NDArray[np.uint8]]
+) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+    """What a model gives for frames of any size, and the (N,) scales of `letterbox`; a backend that scales pictures gets them as they are."""
+    if isinstance(backend, PictureBackend):
+        scales = [scale_of((image.shape[0], image.shape[1]), backend.card.input_hw) for image in images]
+        return backend.infer_pictures(images, "letterbox"), np.array(scales, np.float32)
+    batch, scaled = letterbox(images, backend.card.input_hw)
+    return backend.infer(batch), scaled

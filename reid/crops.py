@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stream.model import Backend, PictureBackend
+
 
 def shrinks(crop_hw: tuple[int, int], size_hw: tuple[int, int]) -> bool:
     """Whether both sides get smaller, so that areas are averaged."""
@@ -23,3 +25,10 @@ def to_batch(crops: Sequence[NDArray[np.uint8]], size_hw: tuple[int, int]) -> ND
         how = cv2.INTER_AREA if shrinks((crop.shape[0], crop.shape[1]), size_hw) else cv2.INTER_LINEAR
         cv2.resize(crop, (width, height), dst=batch[place], interpolation=how)
     return batch
+
+
+def embed(backend: Backend, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """Crops of any sizes -> (N, D) unit vectors; a backend that scales pictures gets them as they are."""
+    if isinstance(backend, PictureBackend):
+        return backend.infer_pictures(crops, "stretch")["embedding"]
+    return backend.infer(to_batch(crops, backend.card.input_hw))["embedding"]

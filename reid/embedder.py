@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.budget import Budget
-from reid.crops import to_batch
+from reid.crops import embed
 from reid.settings import EmbedderSettings
 from stream.messages import CameraState, Detections, Embeddings, Person
 from stream.model import Backend
@@ -68,9 +68,9 @@ class Embedder:
 
     def _embed(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[bytes]:
         """Crops -> little-endian float16 vectors, in their order."""
-        size, input_hw = self._settings.max_batch, self._backend.card.input_hw
+        size = self._settings.max_batch
         for start in range(0, len(crops), size):
-            vectors = self._backend.infer(to_batch(crops[start : start + size], input_hw))["embedding"]
+            vectors = embed(self._backend, crops[start : start + size])
             yield from map(_to_bytes, vectors)
 
     def _record(self, item: Detections, vectors: dict[int, bytes]) -> Embeddings:

@@ -10,7 +10,8 @@ person-search  both: ``boxes``, ``scores`` and ``embedding`` (N, A, D) of what w
 A detector's picture is letterboxed: scaled to fit, top left, the rest filled with 114.
 """
 
-from typing import Annotated, Literal, Protocol
+from collections.abc import Sequence
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -37,6 +38,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     embedding_size: int | None = None
     precision: Precision = "fp32"
     """Of the graph's arithmetic; it is written into the graph, and the outputs are float32 in any case."""
+    opset: int | None = None
+    """Of ONNX, of the graph; None where nobody wrote it down."""
     min_cosine: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     """Least cosine to the golden vectors that is asked of a runtime where it is not the precision's own (`deploy.gate`)."""
     synthetic_only: bool
@@ -74,6 +77,19 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free everything; safe to call twice."""
+        ...
+
+
+Fit = Literal["letterbox", "stretch"]
+"""How a picture comes to a model's size: scaled to fit and filled, for detectors; to both sides, for embedders."""
+
+
+@runtime_checkable
+class PictureBackend(Backend, Protocol):
+    """A runtime that also scales pictures, with the CPU's pixels to within one grey level (`deploy.backends.pixels`)."""
+
+    def infer_pictures(self, pictures: Sequence[NDArray[np.uint8]], fit: Fit) -> dict[str, NDArray[np.float32]]:
+        """Pictures (h, w, 3) RGB of any sizes, views too -> the card's outputs with N in front."""
         ...
 
 

@@ -5,7 +5,7 @@ The CPU's side is `detector.letterbox` and `reid.crops`. Which picture is averag
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from deploy.backends.cuda import INSTALL
 from detector.letterbox import fitted_hw
 from reid.crops import shrinks
 from stream.errors import DeviceError
-from stream.model import LETTERBOX_FILL
+from stream.model import LETTERBOX_FILL, Fit
 
 U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
@@ -23,8 +23,6 @@ SOURCE = Path(__file__).with_name("pixels.cu")
 KERNEL = "fit_pictures"
 JOB = 8  # numbers per picture, in the order of `struct Job`
 BLOCK = (32, 8, 1)  # threads: a warp reads along a row
-
-Fit = Literal["letterbox", "stretch"]
 
 
 def jobs_of(sizes_hw: Sequence[tuple[int, int]], input_hw: tuple[int, int], fit: Fit) -> tuple[I64, int]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from deploy import engine, gate
 from deploy.backends import tensorrt_api
 from deploy.backends.cuda import device
-from deploy.backends.pixels import Fit, Resizer
+from deploy.backends.pixels import Resizer
 from deploy.backends.trt_slot import Slot, Tensors
 from deploy.bundle import Bundle
 from deploy.engine import WORKSPACE_MIB, Profile, Say, Sidecar
@@ -22,7 +22,7 @@ from deploy.engine_build import Progress, build_plan, target_of
 from detector.letterbox import letterbox
 from reid.crops import to_batch
 from stream.errors import DeviceError, EngineError
-from stream.model import ModelCard
+from stream.model import Fit, ModelCard
 
 if TYPE_CHECKING:
     import tensorrt as trt

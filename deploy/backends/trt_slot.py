@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.backends import tensorrt_api
-from deploy.backends.pixels import JOB, Fit, Resizer, jobs_of, pack
+from deploy.backends.pixels import JOB, Resizer, jobs_of, pack
+from stream.model import Fit
 
 if TYPE_CHECKING:
     import tensorrt as trt

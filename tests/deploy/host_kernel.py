@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from services import unavailable
 
-from deploy.backends.pixels import SOURCE, Fit, jobs_of, pack
+from deploy.backends.pixels import SOURCE, jobs_of, pack
+from stream.model import Fit
 
 SHIM = """
 #define __global__

@@ -12,8 +12,8 @@ from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.backends.trt import TensorRTBackend, overlapped, plan_of
 from deploy.bundle import SHIPPED, Bundle, load_bundle, write_bundle
 from deploy.engine import Profile
-from detector.letterbox import letterbox
-from reid.crops import to_batch
+from detector.letterbox import infer_letterboxed, letterbox
+from reid.crops import embed, to_batch
 from stream.errors import BundleError, DeviceError, DeviceLost, EngineError, UsageError
 from tests.deploy import tiny_models
 from tests.deploy.host_gpu import Gpu
@@ -105,6 +105,22 @@ def test_pictures_of_any_size_are_scaled_on_the_gpu(host_gpu: Gpu, bundle: Bundl
     assert any(line.startswith("kernel") for line in host_gpu.log)
     backend.close()
     assert not host_gpu.live
+
+
+def test_stages_hand_their_pictures_to_the_gpu_as_they_are(host_gpu: Gpu, bundle: Bundle) -> None:
+    rng = np.random.default_rng(1)
+    frame = rng.integers(0, 256, (90, 160, 3), dtype=np.uint8)
+    crops = [frame[5:60, 20:50], frame[10:20, 100:140], frame[30:80, 3:9]]
+    backend, on_cpu = TensorRTBackend(bundle), OnnxRuntimeBackend(bundle.model, bundle.card)
+    assert (embed(backend, crops) * embed(on_cpu, crops)).sum(1).min() > 0.9999
+    (have, scales), (want, expected) = (
+        infer_letterboxed(backend, [frame, frame[:50]]),
+        infer_letterboxed(on_cpu, [frame, frame[:50]]),
+    )
+    assert (have["embedding"] * want["embedding"]).sum(1).min() > 0.9999
+    np.testing.assert_array_equal(scales, expected)
+    assert sum(line.startswith("kernel done") for line in host_gpu.log) == 2
+    backend.close()
 
 
 def test_without_nvcc_pictures_are_scaled_on_the_cpu(
