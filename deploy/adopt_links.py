@@ -81,7 +81,7 @@ def labelled_tracklets(folder: Path) -> list[LabelledTracklet]:
     tracklets = []
     for (person, camera, _), pictures in sorted(found.items()):
         for stay in _stays(sorted(pictures)):
-            tracklets.append(LabelledTracklet(0, person, camera, [_read(path) for path in stay]))
+            tracklets.append(LabelledTracklet(0, person, camera, [read_picture(path) for path in stay]))
     return tracklets
 
 
@@ -99,9 +99,10 @@ def _stays(pictures: list[tuple[int, Path]]) -> list[list[Path]]:
     return stays
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """RGB (H, W, 3). Raises `DataError` for what is no picture or larger than one."""
     if path.stat().st_size > MAX_BYTES:
-        raise DataError(f"{path}: larger than {MAX_BYTES >> 20} MiB, which no crop is")
+        raise DataError(f"{path}: larger than {MAX_BYTES >> 20} MiB, which no picture is")
     picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
     if picture is None:
         raise DataError(f"{path}: is no picture; remove it")

@@ -32,6 +32,7 @@ SEEDS = 1_000_000
 
 SCENES_PER_SHARD = 80
 MOST_PEOPLE = 24
+CALIBRATION_SITES = 4
 
 PEOPLE_PER_SHARD = 50
 PICTURES_PER_PERSON = 16
@@ -77,7 +78,18 @@ def test_crops(workers: int, report: ShardReport) -> dict[str, Crops]:
 
 def golden_pictures(kind: str, count: int) -> list[U8]:
     """A few unseen crops, or scenes with somebody in them, for a bundle's golden set."""
-    seed = TEST + 100
+    return _some(kind, count, TEST + 100)
+
+
+def training_pictures(kind: str, count: int) -> list[U8]:
+    """The same of what training may see, scenes of several sites: for the ranges of a network's values."""
+    if kind == "crops":
+        return _some(kind, count, SEEDS)
+    sites = np.array_split(np.arange(count), CALIBRATION_SITES)
+    return [image for site, part in enumerate(sites) for image in _some(kind, len(part), SEEDS + site)]
+
+
+def _some(kind: str, count: int, seed: int) -> list[U8]:
     if kind == "crops":
         return list(draw_crops(seed, range(count), size_hw=STORED_HW, per_person=1).images)
     rng = np.random.default_rng([seed, 1])

@@ -1,0 +1,126 @@
+"""A model in another precision: the graph rewritten, proved against the same golden outputs, and bundled."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from deploy import backends, gate, metadata
+from deploy.adopt_links import read_picture
+from deploy.backends.onnxruntime import OnnxRuntimeBackend
+from deploy.bundle import load_bundle, write_bundle
+from deploy.precision import LEAST_PICTURES, convert
+from deploy.training import Bar
+from detector.letterbox import letterbox
+from reid.crops import to_batch
+from stream.errors import DataError, UsageError
+from stream.model import Kind, ModelCard, Precision
+
+U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+
+PICTURES = 128
+"""Calibration pictures that are drawn, and at most read from a folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What a float32 graph is made into."""
+
+    precision: Precision
+    """fp16 or int8."""
+    calibration: U8
+    """(n, H, W, 3), for `deploy.precision.convert`."""
+    report: Callable[[int, int], None]
+    """Hears how many of how many trials are done."""
+
+
+def proved(
+    model: bytes, card: ModelCard, expected: Mapping[str, F32], golden: U8, conversion: Conversion
+) -> tuple[bytes, ModelCard, OnnxRuntimeBackend]:
+    """The graph in another precision, its card and a session of it, once it has passed the gate of that precision."""
+    model = convert(model, conversion.precision, conversion.calibration, conversion.report)
+    card = msgspec.structs.replace(card, precision=conversion.precision)
+    runtime = OnnxRuntimeBackend(model, card, threads=1)
+    gate.check(runtime, expected, golden)
+    return model, card, runtime
+
+
+def convert_bundle(
+    source: str, output: Path, precision: Precision, folder: Path | None, name: str, version: str, console: Console
+) -> dict[str, Any]:
+    """Write bundle `source` (name or folder) again in another precision, and say what it is; "" keeps name or version.
+
+    Calibration pictures are those in `folder`, else drawn ones. The golden outputs stay what they are, those of the float32 model, and
+    so do the link rows: at the cosines that the gate asks for, similarities move by less than they differ between tracklets.
+    """
+    bundle = load_bundle(source)
+    card = bundle.card
+    if card.kind == "person-search":
+        raise UsageError(f"{source} is a person search, whose two graphs are served in fp32")
+    if card.precision != "fp32" or precision == "fp32":
+        raise UsageError(
+            f"{source} is {card.precision} and {precision} was asked for: name an fp32 bundle, and fp16 or int8"
+        )
+    golden = bundle.golden()
+    expected = {one: golden[one].astype(np.float32, copy=False) for one in card.outputs}
+    with converting(card.kind, card.input_hw, precision, folder, console) as conversion:
+        inputs = golden["inputs"].astype(np.uint8, copy=False)
+        model, card, runtime = proved(bundle.model.read_bytes(), card, expected, inputs, conversion)
+    runtime.close()
+    card = msgspec.structs.replace(
+        card,
+        name=name or f"{card.name}-{precision}",
+        version=version or card.version,
+        scores={},  # measured in another precision
+        source=f"{card.name} {card.version} ({bundle.card.digest[:12]}), sightline export --precision {precision}",
+    )
+    model, card = metadata.filled(model, card)
+    write_bundle(output, model, card, golden, bundle.links)
+    written = load_bundle(output)
+    backends.load(written).close()  # as whoever serves it will
+    console.print(
+        f"{output}: {written.card.id}, {precision}, {len(model)} bytes ({bundle.model.stat().st_size} in fp32)"
+    )
+    return {"bundle": str(output), "id": written.card.id, "precision": precision, "bytes": len(model)}
+
+
+@contextmanager
+def converting(
+    kind: Kind, size_hw: tuple[int, int], precision: Precision, folder: Path | None, console: Console
+) -> Iterator[Conversion]:
+    """A conversion that shows how far it is; its pictures are those in `folder`, else drawn ones."""
+    calibration = calibration_pictures(kind, size_hw, folder)
+    with Bar(console, f"converting to {precision}") as bar:
+        yield Conversion(precision, calibration, lambda done, of: bar.at(done / of, f"{done} of {of} trials"))
+
+
+def calibration_pictures(kind: Kind, size_hw: tuple[int, int], folder: Path | None) -> U8:
+    """(n, *size_hw, 3) pictures as a model of `kind` is given them, from a folder of crops or scenes, else drawn ones.
+
+    Raises `DataError` for a folder with fewer than 64 of them, or with what is no picture.
+    """
+    if folder is None:
+        from trainer.drawn import training_pictures
+
+        pictures = training_pictures("scenes" if kind == "detector" else "crops", PICTURES)
+    else:
+        pictures = _read(folder)
+    return np.ascontiguousarray(letterbox(pictures, size_hw)[0] if kind == "detector" else to_batch(pictures, size_hw))
+
+
+def _read(folder: Path) -> list[U8]:
+    """RGB pictures of a folder and those in it, evenly over their names."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    some = np.linspace(0, len(paths) - 1, min(PICTURES, len(paths))).astype(int)
+    if len(some) < LEAST_PICTURES:
+        raise DataError(
+            f"--calibration {folder}: {len(some)} .jpg and .png pictures, at least {LEAST_PICTURES} are needed"
+        )
+    return [read_picture(paths[place]) for place in some]
