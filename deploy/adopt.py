@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from deploy import adopt_graph
+from deploy import adopt_graph, metadata
 from deploy.adopt_graph import BoxFormat, Colour, Layout
 from deploy.backends.onnxruntime import OnnxRuntimeBackend, run_once
 from deploy.bundle import Bundle, write_bundle
@@ -137,6 +137,8 @@ def adopt(
     if fit is not None and recipe.kind == "embedder":
         links = fit(OnnxRuntimeBackend(model, card))
         notes.append(f"links fitted on {links.fitted_on}")
+    said = metadata.normalised(recipe.scale, recipe.mean, recipe.std, recipe.colour.upper())
+    model, card = metadata.filled(model, card, said)
     return Adopted(write_bundle(folder, model, card, golden, links), tuple(notes))
 
 

@@ -13,11 +13,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper, shape_inference
 
+from deploy.bundle import OLDEST_OPSET
 from stream.errors import AdoptError
 
 Colour = Literal["rgb", "bgr"]
 BoxFormat = Literal["yolox-grid", "cxcywh", "xyxy"]
-OLDEST_OPSET = 9
 REDUCTIONS = {
     "ReduceMean",
     "ReduceSum",

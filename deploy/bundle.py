@@ -2,7 +2,7 @@
 
 model.onnx   the graph, by the house contract of `stream.model`
 card.json    `stream.model.ModelCard`; its digest is the graph's SHA-256, its `digests` those of the other files
-golden.npz   `inputs` (n, H, W, 3) uint8 and, by output name, what the graph gave for them
+golden.npz   `inputs` (n, H, W, 3) uint8, by output name what the graph gave for them, and `model`, the graph's SHA-256
 links.json   `stream.model.Links`, for what embeds
 query.onnx   person search alone: a scene and boxes to embeddings; its weights are those in model.onnx, read from there
 
@@ -23,6 +23,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
+from deploy.diagnose import damage
 from deploy.thresholds import check_defaults
 from stream.errors import BundleError
 from stream.model import CARD_VERSION, Kind, Links, ModelCard
@@ -30,6 +31,8 @@ from stream.model import CARD_VERSION, Kind, Links, ModelCard
 SHIPPED = Path(__file__).parent / "bundles"
 MODEL, CARD, GOLDEN, LINKS, QUERY = "model.onnx", "card.json", "golden.npz", "links.json", "query.onnx"
 MAX_BYTES = {MODEL: 1 << 30, CARD: 1 << 18, GOLDEN: 1 << 26, LINKS: 1 << 22, QUERY: 1 << 30}
+OLDEST_OPSET = 9
+"""Of ONNX: graphs of older ones mean other things by some of the same names."""
 MAX_GOLDEN_UNPACKED = 1 << 28  # bytes; 32 pictures of 1280x1280 and their outputs fit
 
 
@@ -74,6 +77,12 @@ class Bundle:
             NotImplementedError,
         ) as error:
             raise BundleError(f"{self.path / GOLDEN}: no readable archive of arrays; {_AGAIN}") from error
+        of = arrays.pop("model", None)
+        if of is not None and str(of) != self.card.digest:
+            raise BundleError(
+                f"{self.path / GOLDEN}: golden outputs of another model ({str(of)[:12]}, the card's is {self.card.digest[:12]}); "
+                f"{_AGAIN}"
+            )
         _check_golden(arrays, self.card, self.path)
         return arrays
 
@@ -122,13 +131,14 @@ def write_bundle(
         raise BundleError(
             f"{folder}: a person search has a {QUERY}, a {card.kind} was given {query and len(query)} bytes"
         )
-    packed = io.BytesIO()
-    np.savez_compressed(packed, allow_pickle=False, **golden)
-    files = {MODEL: model, GOLDEN: packed.getvalue()}
+    files = {MODEL: model}
     if links is not None:
         files[LINKS] = msgspec.json.format(msgspec.json.encode(links)) + b"\n"
     if query is not None:
         files[QUERY] = query
+    packed = io.BytesIO()
+    np.savez_compressed(packed, allow_pickle=False, model=np.array(hashlib.sha256(model).hexdigest()), **golden)
+    files[GOLDEN] = packed.getvalue()
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     card = msgspec.structs.replace(card, digest=digests.pop(MODEL), digests=digests)
     files[CARD] = msgspec.json.format(msgspec.json.encode(card)) + b"\n"
@@ -166,7 +176,7 @@ def _find(name_or_path: str | Path) -> Path:
                 return place / name_or_path
         if not given.exists():
             raise BundleError(
-                f"no bundle is named {name_or_path!r}: there are {', '.join(_names()) or 'none'}; "
+                f"no bundle is named {name_or_path!r}: there are {', '.join(names()) or 'none'}; "
                 "give one of them, a folder, or make one with `sightline adopt`"
             )
     given = given.expanduser()
@@ -179,7 +189,8 @@ def _find(name_or_path: str | Path) -> Path:
     return given
 
 
-def _names() -> list[str]:
+def names() -> list[str]:
+    """Of the shipped bundles and the user's own."""
     return sorted({card.parent.name for place in (SHIPPED, user_bundles()) for card in place.glob(f"*/{CARD}")})
 
 
@@ -212,6 +223,10 @@ def _read_card(path: Path) -> ModelCard:
         card = msgspec.json.decode(data, type=ModelCard)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BundleError(f"{path / CARD}: no card of a model ({error}); {_AGAIN}") from error
+    if card.opset is not None and card.opset < OLDEST_OPSET:
+        raise BundleError(
+            f"{path / CARD}: a graph of opset {card.opset}, at least {OLDEST_OPSET} is read; export the model again"
+        )
     for size in card.input_hw:
         if not 8 <= size <= 4096:
             raise BundleError(f"{path / CARD}: input_hw is {card.input_hw}, each side must be 8 to 4096 pixels")
@@ -235,10 +250,12 @@ def _read_links(path: Path, card: ModelCard) -> Links | None:
 def _check_digest(path: Path, name: str, expected: str) -> None:
     if name not in MAX_BYTES:
         raise BundleError(f"{path / CARD}: names a file {name!r} that no bundle has; {_AGAIN}")
-    digest = hashlib.sha256(_read(path, name)).hexdigest()
+    data = _read(path, name)
+    digest = hashlib.sha256(data).hexdigest()
     if digest != expected:
         raise BundleError(
-            f"{path / name}: altered or damaged: its SHA-256 begins {digest[:12]}, the card says {expected[:12]}; {_AGAIN}"
+            f"{path / name}: altered or damaged: its SHA-256 begins {digest[:12]}, the card says {expected[:12]}, "
+            f"which looks like {damage(name, data, digest, expected)}; {_AGAIN}"
         )
 
 

@@ -15,12 +15,13 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from deploy import backends, gate, links
+from deploy import backends, gate, links, metadata
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.bundle import Bundle, load_bundle, write_bundle
 from stream.errors import BundleError, UsageError
 from stream.model import Kind, ModelCard
 from trainer import checkpoint
+from trainer.augment import MEAN, STD
 from trainer.serving import Served, ServedDetector, TorchBackend, served
 from trainer.tracklets import LabelledTracklet
 
@@ -88,6 +89,7 @@ def export(
     gate.check(runtime, expected, golden, reference=in_torch.infer)
     rows = links.fit_links(runtime, tracklets, fitted_on=fitted_on) if kind == "embedder" else None
     runtime.close()
+    model, card = metadata.filled(model, card, metadata.normalised(1 / 255, MEAN, STD))
     write_bundle(folder, model, card, {"inputs": golden, **expected}, rows)
     bundle = load_bundle(folder)
     backends.load(bundle).close()  # as whoever serves it will

@@ -18,7 +18,7 @@ from onnx.external_data_helper import set_external_data
 from torch import Tensor
 from torchvision import ops
 
-from deploy import search_people
+from deploy import metadata, search_people
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.backends.query import QueryRuntime
 from deploy.bundle import MODEL, Bundle, load_bundle, write_bundle
@@ -28,6 +28,7 @@ from deploy.searcher import QUERY_BOXES, QUERY_EMBEDDING, Searcher
 from stream.errors import BundleError, UsageError
 from stream.model import ModelCard
 from trainer import checkpoint
+from trainer.augment import MEAN, STD
 from trainer.methods.person_search import MAX_IOU, STRIDE, PersonSearch, PersonSearchRecipe
 from trainer.proposals import SMALLEST_PX, CaffeProposals
 from trainer.scene_batch import STRIDE as SIDES
@@ -176,6 +177,7 @@ def export_person_search(
         scenes, fitted_on = synthetic_scenes(), DESCRIPTION
     rows = fit_search_links(asked, scenes, fitted_on, report)
     arrays: dict[str, U8 | F32] = {"inputs": golden, **expected, QUERY_BOXES: boxes, QUERY_EMBEDDING: described_boxes}
+    model, card = metadata.filled(model, card, metadata.normalised(1 / 255, MEAN, STD))
     write_bundle(folder, model, card, arrays, rows, sharing(model, query))
     bundle = load_bundle(folder)
     Searcher(bundle).close()  # as whoever serves it will

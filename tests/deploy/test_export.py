@@ -5,15 +5,16 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from deploy import backends
+from deploy import backends, diagnose
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.bundle import load_bundle
 from deploy.export import Described, export
 from deploy.gate import check
 from deploy.links import camera_means, fit_links
+from deploy.metadata import filled
 from stream.errors import BundleError, DataError, UsageError
 from stream.model import ModelCard
-from trainer import checkpoint
+from trainer import augment, checkpoint
 from trainer.checkpoint import Checkpoint
 from trainer.methods import detector, osnet
 from trainer.methods.detector import DetectorRecipe
@@ -176,3 +177,36 @@ def test_a_camera_that_saw_nobody_has_the_site_s_mean_and_one_that_saw_many_its_
     assert means[0] == pytest.approx([1, 0], abs=0.02)
     site = (np.array([300.0, 1.0])) / 304
     assert means[1] == pytest.approx((3 * site + [0, 1]) / 4)
+
+
+def test_the_normalisation_that_a_diagnosis_tries_is_that_of_training():
+    assert pytest.approx(255 * np.array(augment.MEAN)) == diagnose.MEAN
+    assert pytest.approx(255 * np.array(augment.STD)) == diagnose.DEVIATION
+
+
+def test_the_graph_says_in_its_metadata_what_it_is(bundle):
+    model = onnx.load(bundle.model)
+    said = {each.key: each.value for each in model.metadata_props}
+    assert said.pop("made_by").startswith("sightline ")
+    assert said == {
+        "name": "tiny", "version": "1", "kind": "embedder", "precision": "fp32", "opset": "18", "licence": "Apache-2.0",
+        "input": "RGB uint8 (N, 64, 32, 3)",
+        "preprocessing": "inside the graph: (x * 0.00392157 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225), RGB",
+    }  # fmt: skip
+    assert bundle.card.opset == 18
+    assert model.producer_name == "sightline"
+    assert not model.graph.value_info
+    onnx.checker.check_model(model, full_check=True)
+    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+
+
+def test_metadata_written_again_replaces_what_was_there_and_moves_no_weight(bundle):
+    before = bundle.model.read_bytes()
+    card = msgspec.structs.replace(bundle.card, name="again")
+    after, noted = filled(before, card)
+    said = {each.key: each.value for each in onnx.load_from_string(after).metadata_props}
+    assert said["name"] == "again"
+    assert said["preprocessing"].startswith("inside the graph: (x * 0.00392157")
+    assert noted.opset == 18
+    weight = max(onnx.load_from_string(before).graph.initializer, key=lambda each: len(each.raw_data)).raw_data
+    assert after.index(weight) == before.index(weight)

@@ -1,5 +1,8 @@
 """Export faults seeded into a real graph and a real bundle: each is refused, and the message says what it looks like."""
 
+import hashlib
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy import gate
+from deploy import backends, gate
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
-from deploy.bundle import Bundle, load_bundle
+from deploy.bundle import Bundle, load_bundle, write_bundle
 from stream.errors import BundleError
 from stream.model import ModelCard
 
@@ -220,3 +223,117 @@ def test_a_graph_with_a_fault_is_refused_and_the_fault_is_named(
     expected, pictures = {"embedding": golden["embedding"].astype(np.float32)}, golden["inputs"].astype(np.uint8)
     with pytest.raises(BundleError, match=f"looks like .*{named}|{named}"):
         gate.check(backend, expected, pictures, precision=precision, reference=reference)
+
+
+def test_without_the_true_network_what_the_pictures_themselves_can_show_is_named(
+    bundle: Bundle, golden: dict[str, NDArray[np.generic]]
+) -> None:
+    expected, pictures = {"embedding": golden["embedding"].astype(np.float32)}, golden["inputs"].astype(np.uint8)
+    for fault, named in ((swapped, "red and blue swapped"), (scaled_away, "scaled away")):
+        graph = Graph(bundle.model)
+        fault(graph)
+        with pytest.raises(BundleError, match=f"looks like .*{named}"):
+            gate.check(OnnxRuntimeBackend(graph.model.SerializeToString(), bundle.card), expected, pictures)
+
+
+def test_the_graph_as_it_was_exported_passes_at_every_batch_size(
+    bundle: Bundle, golden: dict[str, NDArray[np.generic]]
+) -> None:
+    backend = _Counting(OnnxRuntimeBackend(bundle.model, bundle.card))
+    gate.check(backend, {"embedding": golden["embedding"].astype(np.float32)}, golden["inputs"].astype(np.uint8))
+    assert set(backend.sizes) == {1, 3, bundle.card.max_batch}
+
+
+class _Counting:
+    """A backend that remembers what it was asked."""
+
+    def __init__(self, inner: OnnxRuntimeBackend) -> None:
+        self.inner, self.card, self.sizes = inner, inner.card, list[int]()
+
+    def infer(self, images: U8) -> dict[str, F32]:
+        self.sizes.append(len(images))
+        return self.inner.infer(images)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def test_a_detector_that_finds_less_or_elsewhere_is_refused() -> None:
+    want = {
+        "boxes": np.array([[[10, 10, 50, 90], [0, 0, 4, 4]]], np.float32),
+        "scores": np.array([[0.9, 0.01]], np.float32),
+    }
+    moved = want | {"boxes": want["boxes"] + np.float32(3)}
+    assert gate.differs(moved, want, gate.limits_of("fp32")) == "boxes differs by 3 (at most 0.05)"
+    assert gate.differs(moved, want, gate.limits_of("fp16")) == "boxes differs by 3 (at most 1.5)"
+    assert gate.differs(want | {"scores": want["scores"] / 2}, want, gate.limits_of("int8")) is not None
+    elsewhere = want["boxes"].copy()
+    elsewhere[0, 1] += 40  # of a box that nobody looks at
+    assert gate.differs(want | {"boxes": elsewhere}, want, gate.limits_of("bf16")) is None
+    assert gate.differs(want, want, gate.limits_of("fp32")) is None
+
+
+def test_a_card_may_ask_for_less_in_its_own_precision_and_never_for_more_than_the_table() -> None:
+    assert gate.limits_of("fp32", 0.9995).cosine == 0.9995
+    assert gate.limits_of("fp32", 0.9995).value == np.inf
+    assert gate.limits_of("int8", 0.9995) == gate.LIMITS["int8"]
+
+
+@pytest.fixture
+def copy(bundle: Bundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle.path, tmp_path / "copied"))
+
+
+def edited(folder: Path, **changes: object) -> None:
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card | changes))
+
+
+def test_a_digest_with_a_flipped_digit_is_told_from_a_changed_file(copy: Path, card: ModelCard) -> None:
+    edited(copy, digest=("1" if card.digest[0] == "0" else "0") + card.digest[1:])
+    with pytest.raises(BundleError, match=r"model\.onnx: altered or damaged: .* looks like an altered card"):
+        load_bundle(copy)
+    edited(copy, digest=card.digest)
+    data = bytearray((copy / "model.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / "model.onnx").write_bytes(data)
+    with pytest.raises(BundleError, match="looks like another file, or single bytes that changed"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "links.json"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+def test_a_file_that_was_cut_short_is_said_to_be(copy: Path, name: str, share: float) -> None:
+    data = (copy / name).read_bytes()
+    (copy / name).write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(BundleError, match=rf"{name}: altered or damaged: .* looks like a file that was cut short"):
+        load_bundle(copy)
+
+
+def test_golden_outputs_of_another_model_are_said_to_be(bundle: Bundle, tmp_path: Path) -> None:
+    golden = bundle.golden()
+    mine = write_bundle(tmp_path / "mine", bundle.model.read_bytes(), bundle.card, golden, bundle.links)
+    graph = Graph(bundle.model)
+    older(graph)
+    write_bundle(tmp_path / "other", graph.model.SerializeToString(), bundle.card, golden, bundle.links)
+    shutil.copy(tmp_path / "other" / "golden.npz", mine.path / "golden.npz")
+    with pytest.raises(BundleError, match=r"golden\.npz: altered or damaged"):
+        load_bundle(mine.path)
+    digest = hashlib.sha256((mine.path / "golden.npz").read_bytes()).hexdigest()
+    edited(
+        mine.path, digests=mine.card.digests | {"golden.npz": digest}
+    )  # as somebody who puts bundles together by hand
+    with pytest.raises(BundleError, match=r"golden\.npz: golden outputs of another model"):
+        backends.load(load_bundle(mine.path))
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 128, 64), (64, 128, 3), (256, 128, 3)], ids=["NCHW", "sides swapped", "other size"]
+)
+def test_a_graph_that_takes_another_size_is_refused_with_both(bundle: Bundle, shape: tuple[int, int, int]) -> None:
+    graph = Graph(bundle.model)
+    for dim, size in zip(graph.graph.input[0].type.tensor_type.shape.dim[1:], shape, strict=True):
+        dim.dim_value = size
+    with pytest.raises(BundleError) as refused:
+        OnnxRuntimeBackend(graph.model.SerializeToString(), bundle.card)
+    assert str(shape)[1:-1] in str(refused.value) or "cannot load it" in str(refused.value)
