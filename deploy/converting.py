@@ -82,6 +82,7 @@ def convert_bundle(
         source=f"{card.name} {card.version} ({bundle.card.digest[:12]}), sightline export --precision {precision}",
     )
     model, card = metadata.filled(model, card)
+    model, card = metadata.filled(model, card)
     write_bundle(output, model, card, golden, bundle.links)
     written = load_bundle(output)
     backends.load(written).close()  # as whoever serves it will
