@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy import engine, gate
+from deploy import engine
 from deploy.backends import tensorrt_api
+from deploy.backends.auto import verify
 from deploy.backends.cuda import device
 from deploy.backends.pixels import Resizer
 from deploy.backends.trt_slot import Slot, Tensors
@@ -71,11 +72,9 @@ def plan_of(
 
 def prove(bundle: Bundle, plan: bytes) -> None:
     """Raises `BundleError` unless the engine gives the bundle's golden outputs, alone and in batches."""
-    golden = bundle.golden()
-    expected = {name: golden[name].astype(np.float32, copy=False) for name in bundle.card.outputs}
     backend = TensorRTBackend(bundle, plan)
     try:
-        gate.check(backend, expected, golden["inputs"].astype(np.uint8, copy=False))
+        verify(backend, bundle, bundle.card.precision)
     finally:
         backend.close()
 
@@ -207,13 +206,13 @@ def _tensors(engine: "trt.ICudaEngine", card: ModelCard) -> Tensors:
 
     names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-    found = {name: (engine.get_tensor_dtype(name), _after_batch(engine.get_tensor_shape(name))) for name in names}
     wanted = {name: (trt.DataType.FLOAT, shape) for name, shape in card.outputs.items()}
     wanted |= dict.fromkeys(inputs, (trt.DataType.UINT8, (*card.input_hw, 3)))
-    for name, what in wanted.items():
-        if found.get(name) != what:
+    for name, (kind, shape) in wanted.items():
+        found = (engine.get_tensor_dtype(name), _after_batch(engine.get_tensor_shape(name))) if name in names else None
+        if found is None or found[0] != kind or not _fits(found[1], shape):
             raise EngineError(
-                f"{card.name}: the engine's {name} is {found.get(name)} after the batch axis, its card says {what}"
+                f"{card.name}: the engine's {name} is {found} after the batch axis, its card says {(kind, shape)}"
             )
     if len(inputs) != 1:
         raise EngineError(f"{card.name}: the engine has {len(inputs)} inputs, expected one")
@@ -223,3 +222,8 @@ def _tensors(engine: "trt.ICudaEngine", card: ModelCard) -> Tensors:
 
 def _after_batch(shape: "trt.Dims") -> tuple[int, ...]:
     return tuple(shape[place] for place in range(1, len(shape)))
+
+
+def _fits(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """-1: TensorRT does not see that a graph always gives as many."""
+    return len(found) == len(shape) and all(have in (-1, want) for have, want in zip(found, shape, strict=True))
