@@ -1,4 +1,5 @@
 import itertools
+import statistics
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -56,9 +57,13 @@ def test_an_rtsp_camera_is_sampled_and_dated_by_its_own_utc_once_it_has_told_it(
     assert len({f.stream for f in frames}) == 1  # learning the camera's UTC breaks nothing
     assert [f.sequence for f in frames] == list(range(len(frames)))
     steps_ms = [(b.captured_at - a.captured_at) / 1e6 for a, b in itertools.pairwise(frames[2:])]
-    assert all(abs(step - 200) < 25 for step in steps_ms)
+    # on a busy machine the offset is learnt in steps: each takes something off one interval, none is ever longer
+    assert all(0 < step < 225 for step in steps_ms)
+    assert abs(statistics.median(steps_ms) - 200) < 25
     numbers = [number_of(f) for f in frames]
-    assert all((b - a) % 50 in (4, 5, 6) for a, b in itertools.pairwise(numbers[2:]))
+    passed = [(b - a) % 50 for a, b in itertools.pairwise(numbers[2:])]
+    assert statistics.median(passed) == 5
+    assert all(3 <= each <= 7 for each in passed)
     assert all(f.captured_at <= f.ingested_at for f in frames)
     assert [f.clock for f in frames] == sorted(f.clock for f in frames)  # first arrival, then rtcp
 
