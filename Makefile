@@ -52,7 +52,7 @@ clean:  ## remove what the other targets made
 	@$(PIP) install -c constraints.txt -e '.[train,dev]'
 	@touch $@
 
-.venv/.gpu: .venv/.base
+.venv/.gpu: .venv/.dev
 	@echo "installing TensorRT and pycuda into .venv (TensorRT is large, pycuda is compiled: some minutes)"
-	@$(PIP) install -c constraints.txt -e '.[tensorrt,dev]'
+	@$(PIP) install -c constraints.txt -e '.[train,dev,tensorrt]'
 	@touch $@

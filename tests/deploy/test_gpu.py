@@ -1,11 +1,13 @@
-"""TensorRT on a real GPU. Skipped where there is none; `make gpu-check` runs it, and so far nobody has."""
+"""TensorRT, and torch's recorded graphs, on a real GPU. Skipped where there is none; `make gpu-check` runs it, and so far nobody has."""
 
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -18,7 +20,10 @@ from deploy.engine import Profile
 from detector.letterbox import letterbox
 from reid.crops import to_batch
 from stream.errors import EngineError, SightlineError
-from tests.deploy import host_kernel
+from tests.deploy import host_kernel, tiny_models
+
+if TYPE_CHECKING:
+    from deploy.backends.torch import TorchPrecision
 
 
 def _why_not() -> str:
@@ -188,3 +193,33 @@ def test_an_engine_that_is_built_with_what_an_earlier_build_measured_answers_ali
     vectors = backend.infer(golden["inputs"].astype(np.uint8))["embedding"]
     assert float((vectors * golden["embedding"]).sum(1).min()) > 0.9999
     backend.close()
+
+
+@pytest.mark.parametrize(("precision", "cosine"), [("fp32", 0.9999), ("fp16", 0.999), ("bf16", 0.999)])
+def test_torchs_recorded_graphs_give_what_torch_gives_on_the_processor(
+    tmp_path: Path, precision: "TorchPrecision", cosine: float
+) -> None:
+    import torch
+
+    from deploy.backends.torch import TorchRuntime
+    from trainer import checkpoint, serving
+    from trainer.methods import osnet
+
+    recipe = osnet.OSNetRecipe(width=0.25, input_hw=(64, 32))
+    torch.manual_seed(0)
+    path = tmp_path / "checkpoint.pt"
+    weights = osnet.embedder(recipe).state_dict()
+    checkpoint.save(path, checkpoint.Checkpoint(recipe.model_dump(mode="json"), 1.0, 1, weights))
+    card = msgspec.structs.replace(
+        tiny_models.embedder_card((64, 32), 512, max_batch=8), outputs={"embedding": (512,)}, embedding_size=512
+    )
+    images = tiny_models.pictures(19, (64, 32))
+    with torch.inference_mode():
+        want = serving.served(checkpoint.load(path))[0](torch.from_numpy(images)).numpy()
+    beside = TensorRTBackend(load_bundle("osnet-x0.25"))  # both use the process's primary context
+    runtime = TorchRuntime(path, card, precision=precision)
+    for _ in range(2):
+        assert float((runtime.infer(images)["embedding"] * want).sum(1).min()) > cosine
+    runtime.close()
+    assert beside.infer(pictures(beside, 2))["embedding"].shape == (2, 512)
+    beside.close()
