@@ -1,5 +1,7 @@
 import base64
+import hashlib
 import itertools
+import re
 import ssl
 import time
 import traceback
@@ -70,6 +72,34 @@ def test_a_camera_behind_basic_authentication_is_opened_with_the_url_s_password(
     with http_server(Locked) as address:
         url = f"http://ad%20min:p%40ss%3Aword@{address}/video"
         assert frames_of(watch([camera(url)], lambda seen: len(frames_of(seen)) == 1))
+
+
+def md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def test_a_camera_behind_digest_authentication_is_opened_without_the_password_on_the_wire() -> None:
+    sent = []
+
+    class Locked(MjpegCamera):
+        def do_GET(self) -> None:  # noqa: N802
+            scheme, _, fields = self.headers.get("Authorization", "").partition(" ")
+            given = dict(re.findall(r'(\w+)="?([^",]+)"?', fields))
+            sent.append(str(self.headers))
+            secret, asked = md5("ad min:camera:p@ss:word"), md5(f"GET:{given.get('uri')}")
+            proof = ":".join([secret, *(given.get(key, "") for key in ("nonce", "nc", "cnonce", "qop")), asked])
+            if scheme == "Digest" and given["uri"] == "/video" and given["response"] == md5(proof):
+                return super().do_GET()
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Digest realm="camera", nonce="0f1e2d", qop="auth", algorithm=MD5')
+            self.end_headers()
+            return None
+
+    with http_server(Locked) as address:
+        url = f"http://ad%20min:p%40ss%3Aword@{address}/video"
+        assert frames_of(watch([camera(url)], lambda seen: len(frames_of(seen)) == 1))
+    assert "Digest" in sent[-1]
+    assert base64.b64encode(b"ad min:p@ss:word").decode() not in "".join(sent)
 
 
 def test_a_camera_over_https_may_sign_its_own_certificate(tmp_path: Path) -> None:
