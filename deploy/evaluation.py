@@ -15,6 +15,7 @@ from rich.console import Console
 from deploy.evaluation_footage import box_scores, on_video
 from deploy.evaluation_models import DataSet, Model, data_set, open_model
 from deploy.evaluation_tables import print_cross, print_pairs, print_rankings, print_scores, print_searches
+from deploy.searcher import Searcher
 from deploy.training import Bar
 from stream.errors import UsageError
 from trainer import drawn, evaluate
@@ -146,6 +147,8 @@ def _score(model: Model, data: DataSet, asked: Asked, prefix: str, cores: int, c
     elif model.searches is not None and (data.name in SEARCH or data.name == SYNTHETIC):
         yield _searcher(model.searches, data, asked, prefix, cores, console)
     else:
+        if isinstance(model.searches, Searcher):
+            raise UsageError(f"{model.name} takes scenes, and {data.label} has crops: score its checkpoint.pt on them")
         if model.kind == "person-search":
             console.print(f"{data.label} has crops: nobody is searched for, so these figures are no search's")
         for label, query, gallery in _crops(data, model.input_hw, cores, console):
@@ -189,6 +192,8 @@ def _embedder(
             model.infers, query, gallery, model.input_hw, rerank=asked.rerank, erase_p=asked.erase_p, report=report
         )
     rankings: dict[str, Ranking] = {"": score.ranking, "_camera_means_removed": score.centred}
+    if score.euclidean is not None:
+        rankings["_euclidean"] = score.euclidean
     if score.reranked is not None:
         rankings["_reranked"] = score.reranked
     console.print(

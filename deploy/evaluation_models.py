@@ -3,15 +3,19 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch.nn.functional as F
+from torch import Tensor, nn
+
 from deploy import backends
 from deploy.bundle import load_bundle
-from stream.errors import DataError, UsageError
+from deploy.searcher import Searcher
+from stream.errors import DataError
 from stream.model import Kind
 from trainer import checkpoint
 from trainer.datasets.table import MIX, REID, SEARCH, SYNTHETIC
-from trainer.evaluate import Infers
+from trainer.evaluate import PLAIN, Infers
 from trainer.searching import Searches
-from trainer.serving import ServedEmbedder, TorchBackend, network_of, served
+from trainer.serving import Served, ServedEmbedder, TorchBackend, network_of, served
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Model:
     kind: Kind
     input_hw: tuple[int, int]
     infers: Infers
-    """Of a person search: crops to vectors."""
+    """Of a person search: crops to vectors, of its bundle scenes to people."""
     searches: Searches | None
     """Of a person search."""
     home: DataSet
@@ -59,13 +63,28 @@ def open_model(name: str, threads: int) -> Model:
         raise DataError(f"{name} holds neither a checkpoint.pt of `sightline train` nor the card.json of a bundle")
     bundle = load_bundle(name)
     card = bundle.card
+    trained_on = ", ".join(card.data_sets) or "unknown"
     if card.kind == "person-search":
-        raise UsageError(
-            f"{name} is a bundle for person search, which is scored from its training: name the checkpoint.pt"
-        )
+        searcher = Searcher(bundle, threads)
+        return Model(name, card.kind, card.input_hw, searcher.backend, searcher, DataSet(SYNTHETIC), trained_on)
     home = DataSet(SYNTHETIC if card.kind == "detector" else MIX)
     backend = backends.load(bundle, threads)
-    return Model(name, card.kind, card.input_hw, backend, None, home, ", ".join(card.data_sets) or "unknown")
+    return Model(name, card.kind, card.input_hw, backend, None, home, trained_on)
+
+
+class _PlainToo(Served):
+    """OSNet's vectors of unit length and as they are: torchreid's zoo compares the latter."""
+
+    outputs = ("embedding", PLAIN)
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, H, W, 3) uint8 -> (N, D) twice."""
+        plain = self.network(self.planes(images))
+        return F.normalize(plain, eps=1e-12), plain
 
 
 def _checkpoint(name: str, path: Path) -> Model:
@@ -73,7 +92,11 @@ def _checkpoint(name: str, path: Path) -> Model:
     network, recipe = network_of(saved)
     kinds: dict[str, Kind] = {"detector": "detector", "person-search": "person-search"}
     kind = kinds.get(recipe.method, "embedder")
-    module = served(saved)[0] if kind == "detector" else ServedEmbedder(network)
+    module: Served = ServedEmbedder(network)
+    if kind == "detector":
+        module = served(saved)[0]
+    elif recipe.method == "osnet":
+        module = _PlainToo(network)
     backend = TorchBackend(module)  # moves the network to the GPU, if there is one
     home = data_set(recipe.data, recipe.root, recipe.people)
     searches: Searches | None = network if kind == "person-search" else None  # type: ignore[assignment]

@@ -20,6 +20,7 @@ def print_rankings(console: Console, rankings: Mapping[str, Ranking]) -> None:
     ways = {
         "": "by cosine",
         "_camera_means_removed": "camera means removed",
+        "_euclidean": "plain vectors by Euclidean distance",
         "_reranked": f"re-ranked, k1 {K1}, k2 {K2}, {WEIGHT}",
     }
     rows = [

@@ -14,7 +14,17 @@ from reid.crops import to_batch
 from stream.errors import DataError
 from trainer.augment import ERASED, erasing
 from trainer.data import LEAST_VISIBLE, Crops, Scenes
-from trainer.metrics import BoxScore, CameraPair, Detected, Ranking, camera_pairs, rank, rank_rows, score_boxes
+from trainer.metrics import (
+    BoxScore,
+    CameraPair,
+    Detected,
+    Ranking,
+    camera_pairs,
+    euclidean_rows,
+    rank,
+    rank_rows,
+    score_boxes,
+)
 from trainer.rerank import rerank_rows
 from trainer.serving import TorchBackend
 
@@ -28,6 +38,8 @@ MAX_CAMERAS = 32
 MAX_IOU = 0.6
 MIN_SCORE = 0.05
 """Boxes below are not listed; the tail adds nothing to the average precision."""
+PLAIN = "plain"
+"""Output of a model that also gives its vectors before they are made unit."""
 
 
 class Infers(Protocol):
@@ -56,6 +68,13 @@ def embed(
     seed: int = 0,
 ) -> F32:
     """(N, D) vectors of all crops, resized as the stream does it; a share `erase_p` of them with a rectangle wiped out."""
+    return _outputs(model, crops, size_hw, report, erase_p, seed)["embedding"]
+
+
+def _outputs(
+    model: Infers, crops: Crops, size_hw: tuple[int, int], report: Report, erase_p: float, seed: int
+) -> dict[str, F32]:
+    """All that a model gives, by name; see `embed`."""
     parts = []
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, len(crops.images), CHUNK):
@@ -63,9 +82,9 @@ def embed(
         batch = to_batch(list(crops.images[rows]), size_hw)
         if erase_p:
             batch[erasing(len(rows), size_hw, erase_p, generator).numpy()] = np.round(255 * np.array(ERASED))
-        parts.append(_infer(model, batch, crops, rows)["embedding"])
+        parts.append(_infer(model, batch, crops, rows))
         report(int(rows[-1]) + 1, len(crops.images))
-    return np.concatenate(parts)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _infer(model: Infers, batch: U8, crops: Crops, rows: I64) -> dict[str, F32]:
@@ -86,6 +105,8 @@ class EmbedderScore:
     ranking: Ranking
     centred: Ranking
     """With every camera's mean vector taken out, as the matcher does."""
+    euclidean: Ranking | None
+    """By plain Euclidean distance of `PLAIN` vectors, where the model gives them."""
     reranked: Ranking | None
     """By k-reciprocal neighbours with the paper's values, if asked for."""
     pairs: list[CameraPair]
@@ -109,8 +130,9 @@ def score_embedder(
     `erase_p`: random erasing of query and gallery pictures, seeded, as a test of robustness (MGRe's table 6 takes 0.5).
     """
     asked, total = len(query.images), len(query.images) + len(gallery.images)
-    q = embed(model, query, size_hw, lambda done, _: report(done, total), erase_p=erase_p, seed=1)
-    g = embed(model, gallery, size_hw, lambda done, _: report(asked + done, total), erase_p=erase_p, seed=2)
+    of_query = _outputs(model, query, size_hw, lambda done, _: report(done, total), erase_p, 1)
+    of_gallery = _outputs(model, gallery, size_hw, lambda done, _: report(asked + done, total), erase_p, 2)
+    q, g = of_query["embedding"], of_gallery["embedding"]
     labels = (query.people, query.cameras), (gallery.people, gallery.cameras)
 
     def ranked(a: F32, b: F32) -> Ranking:
@@ -121,10 +143,12 @@ def score_embedder(
         mean = g[gallery.cameras == camera].mean(0)
         centred_q[query.cameras == camera] -= mean
         centred_g[gallery.cameras == camera] -= mean
+    plain = euclidean_rows(of_query[PLAIN], of_gallery[PLAIN]) if PLAIN in of_query else None
     again = rank_rows((-rows for rows in rerank_rows(q, g)), *labels[0], *labels[1]) if rerank else None
     return EmbedderScore(
         ranking=ranked(q, g),
         centred=ranked(_unit(centred_q), _unit(centred_g)),
+        euclidean=None if plain is None else rank_rows(plain, *labels[0], *labels[1]),
         reranked=again,
         pairs=camera_pairs(q, *labels[0], g, *labels[1]) if len(np.unique(gallery.cameras)) <= MAX_CAMERAS else [],
         query_vectors=q,

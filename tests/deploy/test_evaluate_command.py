@@ -66,7 +66,7 @@ def _scores(tmp_path, *arguments):
 
 def test_a_training_is_scored_on_what_it_was_trained_on_in_all_the_field_s_figures(osnet, market, tmp_path, capsys):
     scores = _scores(tmp_path, osnet, "--rerank", "--pictures", tmp_path / "pictures")
-    for way in ("", "_camera_means_removed", "_reranked"):
+    for way in ("", "_camera_means_removed", "_euclidean", "_reranked"):
         figures = [scores[f"market1501/{name}{way}"] for name in ("rank1", "rank5", "rank10", "mAP", "mINP")]
         assert all(0 <= value <= 1 for value in figures)
         assert figures[0] <= figures[1] <= figures[2]

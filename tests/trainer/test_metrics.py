@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stream.errors import DataError
-from trainer.metrics import Detected, camera_pairs, nearest, rank, rank_rows, score_boxes
+from trainer.metrics import Detected, camera_pairs, euclidean_rows, nearest, rank, rank_rows, score_boxes
 
 
 def _ranked(similarities, people, cameras, **options):
@@ -28,6 +28,14 @@ def test_the_query_s_own_camera_neither_helps_nor_hurts():
 def test_mean_inp_counts_how_far_the_last_picture_of_the_person_is():
     ranking = _ranked([0.9, 0.8, 0.7, 0.6, 0.5], [7, 0, 7, 9, 7], [1, 1, 2, 3, 4])
     assert ranking.mean_inp == pytest.approx(2 / 4)  # two hits, the last one fourth of what is left
+
+
+def test_plain_distances_rank_long_vectors_behind_near_ones():
+    query, gallery = np.array([[1, 0], [0, 2]], np.float32), np.array([[9, 0], [0.5, 0.5], [0, 1]], np.float32)
+    away = np.linalg.norm(query[:, None] - gallery[None], axis=2)
+    (rows,) = euclidean_rows(query, gallery)
+    assert np.array_equal(np.argsort(-rows, 1), np.argsort(away, 1))
+    assert rows[0].argmax() == 1  # by cosine it is the first
 
 
 @pytest.mark.parametrize(
