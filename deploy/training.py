@@ -84,8 +84,9 @@ def make_recipe(method: str, path: Path | None, overrides: Mapping[str, Any]) ->
     """The recipe file with what the command line says, or the method's own values.
 
     Drawn people are small and need no photographs to begin with: without a recipe file they are trained on from scratch, at half the
-    method's size.
+    method's size or as its `DRAWN` says.
     """
+    from trainer.methods import method_module
     from trainer.settings import make_recipe, read_recipe
 
     if path is not None:
@@ -95,8 +96,9 @@ def make_recipe(method: str, path: Path | None, overrides: Mapping[str, Any]) ->
     else:
         recipe = make_recipe({"method": method, **overrides}, "the command line")
         if recipe.data == SYNTHETIC and method != "detector":
-            half = {"weights": "", "input_hw": [side // 32 * 16 for side in recipe.input_hw]}
-            recipe = make_recipe({"method": method, **half, **overrides}, "the command line")
+            small = {"input_hw": [side // 32 * 16 for side in recipe.input_hw]}
+            drawn = getattr(method_module(method), "DRAWN", small)
+            recipe = make_recipe({"method": method, "weights": "", **drawn, **overrides}, "the command line")
     return recipe
 
 

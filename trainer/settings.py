@@ -56,14 +56,6 @@ class Recipe(Section):
     """Epochs between two looks at the people held out."""
 
 
-def recipe_type(method: str) -> type[Recipe]:
-    """The recipe class in the method's module: the one whose `method` is this by default."""
-    for kind in vars(method_module(method)).values():
-        if isinstance(kind, type) and issubclass(kind, Recipe) and kind.model_fields["method"].default == method:
-            return kind
-    raise TypeError(f"{METHODS[method]} has no Recipe for {method}")
-
-
 def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A recipe file, with the given keys replaced. Unknown keys are refused with the nearest known one."""
     try:
@@ -82,7 +74,7 @@ def make_recipe(values: Mapping[str, Any], where: str) -> Recipe:
     method = values.get("method")
     if not isinstance(method, str) or method not in METHODS:
         raise SettingsError(f"{where}: method is {method!r}, expected one of {', '.join(METHODS)}")
-    kind = recipe_type(method)
+    kind: type[Recipe] = method_module(method).RECIPE
     try:
         return kind.model_validate(values)
     except ValidationError as error:

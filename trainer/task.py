@@ -6,9 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from stream.errors import UsageError
 from trainer.ahead import Ahead
 from trainer.sampler import Sampler
 from trainer.settings import Recipe
+from trainer.weights import Matched
 
 
 class Task(ABC):
@@ -29,6 +31,10 @@ class Task(ABC):
     """What `losses` reads its rows from, if it can be read ahead."""
     notes: Sequence[str] = ()
     """What is worth saying before training, one line each: annotation that a loss misses."""
+
+    def fill(self, weights: str) -> Matched:
+        """Put in the recipe's `weights`: called once where it names some, never for a run that goes on."""
+        raise UsageError(f"weights = {weights!r}: {self.recipe.method} begins with none: leave them out")
 
     @abstractmethod
     def optimiser(self) -> torch.optim.Optimizer:

@@ -1,13 +1,12 @@
 """Recipe -> something the loop can train: the one place that knows where every method's pictures come from."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 from stream.errors import UsageError
-from trainer import drawn, weights
+from trainer import drawn
 from trainer.ahead import Ahead
 from trainer.cache import ShardReport
 from trainer.checkpoint import load, load_weights
@@ -48,26 +47,14 @@ def prepare(recipe: Recipe, *, workers: int, report: ShardReport, resumed: bool 
     if isinstance(wrapped, Crops) and wrapped.parts is not None:
         pictures.append(Ahead(wrapped.parts))
         wrapped = replace(wrapped, parts=pictures[1])
-    make = cast(Any, task_type(recipe.method))  # each method takes its own kind of recipe
-    with weights.left_alone() if resumed else nullcontext():
-        task: Task = make(recipe, wrapped)
+    task: Task = method_module(recipe.method).TASK(recipe, wrapped)
     task.pictures = pictures
     notes = [*notes, *task.notes]
-    matched = getattr(task, "matched", None)
-    if matched is not None and not resumed:
-        notes = [*notes, f"weights = {recipe.weights}: {matched}"]
+    if recipe.weights and not resumed:
+        notes = [*notes, f"weights = {recipe.weights}: {task.fill(recipe.weights)}"]
     if recipe.start and not resumed:
         notes = [*notes, _begin(task, Path(recipe.start))]
     return Prepared(task, None if held_out is None else crops_judge(held_out, recipe.input_hw), notes)
-
-
-def task_type(method: str) -> type[Task]:
-    """The task class in the method's module."""
-    module = method_module(method)
-    for kind in vars(module).values():
-        if isinstance(kind, type) and issubclass(kind, Task) and kind.__module__ == module.__name__:
-            return kind
-    raise TypeError(f"{module.__name__} has no Task")
 
 
 def _data(recipe: Recipe, workers: int, report: ShardReport) -> tuple[Crops | Scenes, Crops | None, Sequence[str]]:

@@ -8,7 +8,7 @@ import pickle
 import socket
 import sys
 import urllib.error
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,20 +55,6 @@ def _named(what: str, names: tuple[str, ...]) -> str:
     return f"; {len(names)} {what} ({shown})" if names else ""
 
 
-_left_alone = False
-
-
-@contextlib.contextmanager
-def left_alone() -> Iterator[None]:
-    """Inside, `pretrained` changes nothing: a run that goes on, maybe on another machine, brings its own weights."""
-    global _left_alone
-    _left_alone = True
-    try:
-        yield
-    finally:
-        _left_alone = False
-
-
 def pretrained(
     source: str,
     module: nn.Module,
@@ -82,8 +68,6 @@ def pretrained(
     its hash), else the path of a file that `torch.save` wrote: a state dict, or a checkpoint that holds one. A leading "module." is
     stripped from each name, then `rename` translates it to the module's.
     """
-    if _left_alone:
-        return Matched((), (), tuple(module.state_dict()))
     if source != IMAGENET:
         found = _read(Path(source))
     elif imagenet is not None:

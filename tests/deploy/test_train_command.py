@@ -125,22 +125,44 @@ TINY = {
 
 
 @pytest.mark.parametrize("method", TINY)
-def test_every_method_learns_a_few_people_by_heart(method, market, tmp_path):
+def test_every_method_learns_a_few_people_by_heart_and_is_scored(method, market, tmp_path, capsys):
     few = ("--people", "4", "--set", "batch_pictures=2", "--from-scratch", "--epochs", "6")
     assert _train(market, tmp_path, *few, *TINY[method], method=method) == 0
     rows = checkpoint.load(tmp_path / "run" / "checkpoint.pt").history
     losses = [sum(value for key, value in row.items() if key.startswith("loss/")) for row in rows]
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+    ((rank1, rank5, rank10, mean_ap, mean_inp),) = _scored(tmp_path / "run", ["by cosine"], capsys)
+    assert 0 < rank1 <= rank5 <= rank10 <= 100
+    assert 0 < mean_inp <= mean_ap <= 100
 
 
-def test_person_search_learns_a_few_frames_by_heart(prw, tmp_path):
+def _scored(run, rows, capsys):
+    """The figures of some rows of the tables that `sightline evaluate` prints."""
+    assert status_of(["evaluate", str(run), "--threads", "1"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    lines = [next(line for line in said if line.startswith(f"{row}  ")).removeprefix(row) for row in rows]
+    return [[float(figure) for figure in line.split()] for line in lines]
+
+
+def test_person_search_learns_a_few_frames_by_heart_and_is_scored(prw, tmp_path, capsys):
     run = ["--data", "prw", "--root", str(prw), "--output", str(tmp_path / "run"), "--threads", "1", "--epochs", "6"]
-    keys = ("backbone=googlenet", "input_hw=[96, 128]", "learning_rate=5e-3", "precision=fp32", "queue=4", "rois=8")
+    keys = (
+        "backbone=googlenet", "input_hw=[96, 128]", "learning_rate=5e-3", "precision=fp32", "queue=4", "rois=8",
+        "max_proposals_test=20",
+    )  # fmt: skip
     small = [word for key in keys for word in ("--set", key)]
     assert status_of(["train", "person-search", *run, *small, "--from-scratch"]) == 0
     rows = checkpoint.load(tmp_path / "run" / "checkpoint.pt").history
     losses = [sum(value for key, value in row.items() if key.startswith("loss/")) for row in rows]
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+    found, searched = _scored(tmp_path / "run", ["detection", "seqnet"], capsys)
+    average_precision, recall, people = found
+    assert 0 <= average_precision <= recall <= 100
+    assert people == 8
+    mean_ap, *top, queries = searched
+    assert 0 <= mean_ap <= 100
+    assert top == sorted(top)
+    assert queries == 2
 
 
 def test_ctrl_c_saves_and_leaves_with_status_130(market, tmp_path):
@@ -207,6 +229,12 @@ def test_drawn_people_are_trained_on_from_scratch_at_half_size_unless_told_other
     assert (told.input_hw, told.weights) == ((256, 128), "imagenet")
     real = make_run_recipe("eprinet", None, {"data": "market1501"})
     assert (real.input_hw, real.weights) == ((384, 192), "imagenet")
+
+
+def test_drawn_scenes_are_searched_at_their_own_size_with_anchors_as_large_as_their_people():
+    scenes = make_run_recipe("person-search", None, {"people": 12})
+    assert (scenes.input_hw, scenes.anchors, scenes.weights) == ((352, 640), (31, 63, 125), "")
+    assert make_run_recipe("person-search", None, {"data": "prw"}).anchors == (128, 256, 512)
 
 
 def test_settings_are_read_as_toml_and_else_as_text():

@@ -1,72 +1,12 @@
-import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from stream.errors import DataError, UsageError
-from trainer.data import Crops
+from tests.trainer import osnet_small as small
 from trainer.methods import osnet
-from trainer.methods.osnet import ABLATIONS, FINE_TUNED, OSNetRecipe, OSNetTask
-from trainer.serving import ServedEmbedder
-from trainer.settings import make_recipe
-
-CPU = torch.device("cpu")
-
+from trainer.methods.osnet import ABLATIONS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def _recipe(**values):
-    return OSNetRecipe(**({"input_hw": (64, 32), "width": 0.25, "precision": "fp32"} | values))
-
-
-def _network(**values):
-    torch.manual_seed(0)
-    return osnet.embedder(_recipe(**values)).eval()
-
-
-def _crops(people=4, pictures=4):
-    """People who differ in the colours of their halves."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 60, (people * pictures, 64, 32, 3), dtype=np.uint8)
-    labels = np.repeat(np.arange(people), pictures)
-    colours = rng.integers(0, 190, (people, 2, 3), dtype=np.uint8)
-    images[:, :32] += colours[labels, 0][:, None, None]
-    images[:, 32:] += colours[labels, 1][:, None, None]
-    return Crops(images, labels, np.tile(np.arange(pictures), people))
-
-
-def _task(**values):
-    return OSNetTask(_recipe(**({"batch_people": 4, "batch_pictures": 4} | values)), _crops())
-
-
-def _steps(task, count, epoch=0):
-    """Train as the loop does; the loss of every step."""
-    generator, optimiser, losses = torch.Generator().manual_seed(0), task.optimiser(), []
-    task.network.train()
-    task.head.train()
-    task.begin_epoch(epoch)
-    for group in optimiser.param_groups:
-        group["lr"] = task.learning_rate(epoch, 0.0)
-    for _ in range(count):
-        loss = sum(task.losses(torch.from_numpy(task.sampler.next()), generator, CPU).values())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(float(loss.detach()))
-    return losses
-
-
-def _on_meta(**values):
-    with torch.device("meta"):
-        return osnet.build(OSNetRecipe(**values), 751)
-
-
-def _parameters(*modules):
-    return sum(p.numel() for module in modules for p in module.parameters())
 
 
 STRUCTURES = [
@@ -94,7 +34,7 @@ STRUCTURES = [
 
 @pytest.mark.parametrize(("values", "expected"), STRUCTURES)
 def test_parameters_are_counted_to_the_last(values, expected):
-    assert _parameters(_on_meta(**values)[0]) == expected
+    assert small.parameters(small.on_meta(**values)[0]) == expected
 
 
 @pytest.mark.parametrize(
@@ -108,7 +48,7 @@ def test_parameters_are_counted_to_the_last(values, expected):
     ],
 )
 def test_parameters_with_a_classifier_are_counted_to_the_last(values, expected):
-    assert _parameters(*_on_meta(**values)) == expected
+    assert small.parameters(*small.on_meta(**values)) == expected
 
 
 @pytest.mark.parametrize(
@@ -128,7 +68,7 @@ def test_multiply_adds_are_counted_to_the_last(values, by_size):
         nonlocal total
         total += output.numel() * (module.weight[0].numel() + (module.bias is not None))
 
-    network = _on_meta(**values)[0].eval()
+    network = small.on_meta(**values)[0].eval()
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(count)
@@ -140,7 +80,7 @@ def test_multiply_adds_are_counted_to_the_last(values, by_size):
 
 @pytest.mark.parametrize(("ibn", "entries"), [pytest.param(False, 567, id="plain"), pytest.param(True, 568, id="ibn")])
 def test_weights_are_named_as_torchreid_names_them(ibn, entries):
-    network, head = _on_meta(ibn=ibn)
+    network, head = small.on_meta(ibn=ibn)
     names = network.state_dict().keys() | head.state_dict().keys()
     assert len(names) == entries
     assert names >= {
@@ -161,7 +101,7 @@ def test_weights_are_named_as_torchreid_names_them(ibn, entries):
 
 def test_every_stage_has_the_shape_of_the_table():
     shapes = {}
-    network, head = _on_meta()
+    network, head = small.on_meta()
     watched = [(name, module) for name, module in network.named_modules() if name.count(".") <= 1]
     for name, module in watched:
         module.register_forward_hook(lambda m, i, out, name=name: shapes.__setitem__(name, tuple(out.shape[1:])))
@@ -204,7 +144,7 @@ def test_every_stage_has_the_shape_of_the_table():
     ],
 )
 def test_every_stage_has_the_parameters_of_the_table(stage, expected):
-    assert _parameters(_on_meta()[0].get_submodule(stage)) == expected
+    assert small.parameters(small.on_meta()[0].get_submodule(stage)) == expected
 
 
 @pytest.mark.parametrize(
@@ -212,7 +152,7 @@ def test_every_stage_has_the_parameters_of_the_table(stage, expected):
     [pytest.param(1.0, [4, 4, 6, 6, 8, 8], id="x1.0"), pytest.param(0.25, [1, 1, 1, 1, 2, 2], id="x0.25")],
 )
 def test_gates_narrow_to_a_sixteenth_rounded_down_but_to_one_at_least(width, hidden):
-    gates = [m for m in _on_meta(width=width)[0].modules() if isinstance(m, osnet.ChannelGate)]
+    gates = [m for m in small.on_meta(width=width)[0].modules() if isinstance(m, osnet.ChannelGate)]
     assert [gate.fc1.out_channels for gate in gates] == hidden
 
 
@@ -220,24 +160,24 @@ def test_a_single_stream_has_nine_light_convolutions_fewer_per_block():
     def count(network):
         return sum(isinstance(module, osnet.LightConv3x3) for module in network.modules())
 
-    assert count(_on_meta()[0]) - count(_on_meta(depths=(1,))[0]) == 6 * 9
+    assert count(small.on_meta()[0]) - count(small.on_meta(depths=(1,))[0]) == 6 * 9
 
 
 @pytest.mark.parametrize("width", osnet.WIDTHS)
 def test_every_width_gives_512_values_that_are_not_negative(width):
-    vectors = _network(width=width)(torch.randn(2, 3, 64, 32))
+    vectors = small.network(width=width)(torch.randn(2, 3, 64, 32))
     assert vectors.shape == (2, 512)
     assert (vectors >= 0).all()
 
 
 def test_the_smallest_picture_is_32_by_16():
-    assert _network().featuremaps(torch.zeros(1, 3, 32, 16)).shape == (1, 128, 2, 1)
-    assert _network()(torch.zeros(1, 3, 32, 16)).shape == (1, 512)
+    assert small.network().featuremaps(torch.zeros(1, 3, 32, 16)).shape == (1, 128, 2, 1)
+    assert small.network()(torch.zeros(1, 3, 32, 16)).shape == (1, 512)
 
 
 def test_weights_begin_as_in_torchreid():
     torch.manual_seed(0)
-    network, head = osnet.build(_recipe(width=1.0), 751)
+    network, head = osnet.build(small.recipe(width=1.0), 751)
     conv = network.conv4[1].conv3.conv.weight.detach()
     assert float(conv.std()) == pytest.approx((2 / 512) ** 0.5, rel=0.03)  # by the fan out
     assert float(head.classifier.weight.detach().std()) == pytest.approx(0.01, rel=0.03)
@@ -305,225 +245,3 @@ def test_a_stream_wise_gate_weighs_all_channels_alike_and_a_fixed_one_all_pictur
     weights = fixed(x) / x
     assert torch.allclose(weights, weights[:1, :, :1, :1].expand_as(x))
     assert weights[0, :, 0, 0].unique().numel() == 16
-
-
-SWITCHES = ("conv", "fusion", "depths", "ibn", "width")
-SHAPED = {
-    name: {key: value for key, value in row.items() if key in SWITCHES}
-    for name, row in ABLATIONS.items()
-    if any(key in SWITCHES for key in row) and "weights" not in row
-}
-
-
-def _in_onnx(module, example, folder):
-    """`module` in ONNX Runtime, and the file."""
-    path = folder / "model.onnx"
-    shapes = ({0: torch.export.Dim("batch", min=1, max=64)},)
-    torch.onnx.export(module, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False).save(path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda x: session.run(None, {session.get_inputs()[0].name: x.numpy()})[0], path
-
-
-@pytest.mark.parametrize("row", SHAPED.values(), ids=SHAPED.keys())
-def test_every_row_of_the_ablation_trains_a_step(row):
-    task = _task(**({"width": 0.25} | row))
-    before = {name: value.clone() for name, value in task.network.state_dict().items()}
-    assert np.isfinite(_steps(task, 1)).all()
-    after = task.network.state_dict()
-    still = [n for n in after if after[n].is_floating_point() and torch.equal(after[n], before[n])]
-    assert [name for name in still if ".fc1." not in name] == []  # a gate one channel narrow may sleep at first
-    vectors = task.network.eval()(torch.randn(2, 3, 64, 32))
-    assert vectors.shape == (2, 512)
-
-
-def test_every_row_is_a_recipe():
-    for row in ABLATIONS.values():
-        make_recipe({"method": "osnet", **row}, "row")
-
-
-def test_an_unpublished_width_is_refused():
-    with pytest.raises(UsageError, match=r"0.3.*expected one of 1.0, 0.75, 0.5, 0.25"):
-        osnet.embedder(_recipe(width=0.3))
-
-
-def test_while_frozen_only_the_classifier_learns():
-    task = _task(freeze_epochs=2, optimiser="amsgrad", learning_rate=1.5e-3)
-    network = {name: value.clone() for name, value in task.network.state_dict().items()}
-    head = {name: value.clone() for name, value in task.head.state_dict().items()}
-    _steps(task, 1, epoch=1)
-    assert all(torch.equal(value, network[name]) for name, value in task.network.state_dict().items())
-    assert not any(torch.equal(value, head[name]) for name, value in task.head.state_dict().items())
-    _steps(task, 1, epoch=2)
-    moved = [n for n, value in task.network.state_dict().items() if not torch.equal(value, network[n])]
-    assert len(moved) > 0.95 * len(network)  # gates one channel narrow may sleep
-
-
-def test_the_fine_tuned_recipe_is_amsgrad_in_three_steps():
-    task = _task(**{**FINE_TUNED, "weights": ""})
-    optimiser = task.optimiser()
-    (group,) = optimiser.param_groups
-    assert isinstance(optimiser, torch.optim.Adam)
-    assert (group["amsgrad"], group["betas"], group["weight_decay"]) == (True, (0.9, 0.999), 5e-4)
-    rates = [task.learning_rate(epoch, 0.5) for epoch in (0, 59, 60, 119, 120, 149)]
-    assert rates == pytest.approx([1.5e-3] * 2 + [1.5e-4] * 2 + [1.5e-5] * 2)
-
-
-def test_amsgrad_steps_as_torchs_own():
-    task, other = (_task(optimiser="amsgrad", learning_rate=1.5e-3, augment="flip") for _ in range(2))
-    other.optimiser = lambda: torch.optim.Adam(
-        [*other.network.parameters(), *other.head.parameters()], lr=1.5e-3, weight_decay=5e-4, amsgrad=True
-    )
-    assert _steps(task, 3) == pytest.approx(_steps(other, 3), rel=1e-4)
-
-
-def test_from_scratch_it_is_sgd_in_four_steps():
-    task = _task()
-    (group,) = task.optimiser().param_groups
-    assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, False, 5e-4)
-    rates = [task.learning_rate(epoch, 0.0) for epoch in (0, 149, 150, 225, 300, 349)]
-    assert rates == pytest.approx([0.065, 0.065, 0.0065, 0.00065, 0.000065, 0.000065])
-
-
-def test_the_recipe_of_the_model_that_ships_is_still_there():
-    drawn = {"softmax": "cosine", "optimiser": "adamw", "schedule": "cosine", "augment": "drawn", "sampler": "people"}
-    task = _task(**drawn, epochs=20, learning_rate=2e-3, warmup=0.02, triplet_weight=0.5, triplet_from=0.15)
-    rows, generator = torch.from_numpy(task.sampler.next()), torch.Generator().manual_seed(0)
-    assert task.head.state_dict().keys() == {"weight"}
-    task.begin_epoch(2)
-    assert task.losses(rows, generator, CPU).keys() == {"softmax"}
-    task.begin_epoch(3)
-    assert task.losses(rows, generator, CPU).keys() == {"softmax", "triplet"}
-    assert task.learning_rate(0, 0.2) == pytest.approx(1e-3)
-    assert task.learning_rate(19, 0.999) == pytest.approx(0.0, abs=1e-6)
-
-
-def test_the_softmax_may_join_after_the_contrastive_loss():
-    task = _task(epochs=10, softmax_from=0.2, contrastive_weight=1.0, temperature=0.1, calm=True)
-    assert (task.network.conv3[1].conv3.bn.weight == 0).all()
-    found = []
-    for epoch in (1, 2):
-        task.begin_epoch(epoch)
-        found.append(set(task.losses(torch.arange(16), torch.Generator().manual_seed(0), CPU)))
-    assert found == [{"contrastive"}, {"contrastive", "softmax"}]
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        pytest.param({"softmax_from": 0.5}, "nothing is learnt in the first epoch", id="all join later"),
-        pytest.param(
-            {"softmax_weight": 0.0, "triplet_weight": 1.0, "freeze_epochs": 2},
-            "trains the classifier alone",
-            id="frozen without softmax",
-        ),
-    ],
-)
-def test_a_recipe_that_learns_nothing_at_first_is_refused(values, message):
-    with pytest.raises(UsageError, match=message):
-        _task(**values)
-
-
-def test_every_term_is_weighed():
-    terms = {}
-    for weight in (1.0, 2.0):
-        weights = dict.fromkeys(("softmax_weight", "triplet_weight", "contrastive_weight", "centre_weight"), weight)
-        task = _task(**weights, augment="flip")
-        task.begin_epoch(0)
-        rows = torch.arange(16)
-        terms[weight] = task.losses(rows, torch.Generator().manual_seed(0), CPU)
-    for name in osnet.LOSSES:
-        assert torch.allclose(terms[2.0][name], 2 * terms[1.0][name])
-
-
-def test_the_softmax_is_label_smoothed_on_the_vector_and_the_triplet_sees_it_as_it_is():
-    task = _task(triplet_weight=1.0, augment="flip")
-    task.begin_epoch(0)
-    seen = []
-    task.network.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
-    terms = task.losses(torch.arange(16), torch.Generator().manual_seed(0), CPU)
-    labels = torch.arange(16) // 4
-    expected = F.cross_entropy(task.head.classifier(seen[0]), labels, label_smoothing=0.1)
-    assert torch.allclose(terms["softmax"], expected, atol=1e-6)
-    distance = torch.cdist(seen[0], seen[0])
-    same = labels[:, None] == labels[None]
-    hardest = distance.where(same, torch.tensor(0.0)).amax(1) - distance.where(~same, torch.tensor(9e9)).amin(1)
-    assert torch.allclose(terms["triplet"], F.relu(0.3 + hardest).mean(), atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        pytest.param({"augment": "flip", "learning_rate": 0.03}, id="from scratch"),
-        pytest.param(
-            {"softmax": "cosine", "optimiser": "adamw", "schedule": "cosine", "augment": "drawn", "sampler": "people"}
-            | {"learning_rate": 2e-3, "epochs": 1000},
-            id="as it ships",
-        ),
-    ],
-)
-def test_four_people_are_learnt_by_heart(values):
-    losses = _steps(_task(**values), 30)
-    assert np.mean(losses[-3:]) < 0.5 * losses[0]
-
-
-@pytest.mark.parametrize(
-    "augment", ["flip", "flip_erase", "flip_crop_patch", "flip_crop_erase", "flip_jitter", "drawn"]
-)
-def test_every_augmentation_feeds_the_network(augment):
-    task = _task(augment=augment)
-    task.begin_epoch(0)
-    assert torch.isfinite(task.losses(torch.arange(16), torch.Generator().manual_seed(0), CPU)["softmax"])
-
-
-def test_torchreids_weights_fill_all_but_the_classifier(tmp_path):
-    given, head = osnet.build(_recipe(), 751)
-    state = {f"module.{name}": value for name, value in {**given.state_dict(), **head.state_dict()}.items()}
-    torch.save({"state_dict": state, "epoch": 250, "rank1": np.float32(0.9)}, tmp_path / "osnet.pth")
-    task = _task(weights=str(tmp_path / "osnet.pth"))
-    assert task.matched.skipped == ("classifier.weight", "classifier.bias")
-    assert task.matched.missing == ()
-    assert all(torch.equal(v, given.state_dict()[name]) for name, v in task.network.state_dict().items())
-
-
-def test_imagenet_weights_must_be_named_by_file():
-    with pytest.raises(DataError, match=r"torchvision has none.*name a file"):
-        _task(weights="imagenet")
-
-
-def test_in_onnx_it_is_the_same_network_with_one_gate_per_block(tmp_path):
-    served = ServedEmbedder(_network(width=1.0)).eval()  # tests/deploy/test_export.py exports x0.25
-    run, path = _in_onnx(served, torch.zeros(2, 64, 32, 3, dtype=torch.uint8), tmp_path)
-    for batch in (1, 4, 5):
-        pixels = torch.randint(0, 256, (batch, 64, 32, 3), dtype=torch.uint8)
-        with torch.inference_mode():
-            expected = served(pixels).numpy()
-        found = run(pixels)
-        assert found.shape == (batch, 512)
-        assert np.abs(found - expected).max() <= 1e-4
-        assert (found * expected).sum(1).min() >= 0.9999
-    weights = onnx.load(path).graph.initializer
-    assert sum(np.prod(w.dims) for w in weights) < 1.02 * sum(v.numel() for v in served.network.state_dict().values())
-    gates = {tuple(gate.fc2.weight.shape) for gate in served.network.modules() if isinstance(gate, osnet.ChannelGate)}
-    assert sum(tuple(w.dims) in gates for w in weights) == 6
-
-
-class _AllBlocks(nn.Module):
-    """One block of every kind, side by side."""
-
-    def __init__(self):
-        super().__init__()
-        kinds = [{"fusion": fusion} for fusion in ("separate", "stream", "fixed", "add", "concat")]
-        kinds += [{"conv": "full"}, {"instance_norm": True}]
-        self.blocks = nn.ModuleList(osnet.OSBlock(16, 16, depths=(1, 2), **kind) for kind in kinds)
-
-    def forward(self, x):
-        return torch.cat([block(x) for block in self.blocks], 1)
-
-
-def test_every_kind_of_block_exports(tmp_path):
-    torch.manual_seed(0)
-    blocks = _AllBlocks().eval()
-    run, _ = _in_onnx(blocks, torch.randn(2, 16, 8, 4), tmp_path)
-    x = torch.randn(4, 16, 8, 4)
-    with torch.inference_mode():
-        assert np.abs(run(x) - blocks(x).numpy()).max() <= 1e-4

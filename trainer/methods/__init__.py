@@ -1,4 +1,7 @@
-"""The training methods, one module each, imported when asked for."""
+"""The training methods, one module each, imported when asked for.
+
+Each has PAPER, LOSSES, ABLATIONS, RECIPE, TASK and `embedder(recipe)`, the network that serves.
+"""
 
 import difflib
 from importlib import import_module

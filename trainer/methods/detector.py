@@ -271,3 +271,6 @@ def detection_loss(
     weight = iou.detach().clamp_min(0.1)  # the better a cell's box, the more often suppression will keep it
     box = ((1 - giou) * weight).sum() / weight.sum().clamp_min(1e-6)
     return score, box
+
+
+RECIPE, TASK = DetectorRecipe, DetectorTask

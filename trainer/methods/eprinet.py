@@ -295,9 +295,6 @@ class EPRINetTask(Task):
         people, self._labels = np.unique(data.people, return_inverse=True)
         self._images = data.images
         self.network, self.head = build(recipe, len(people))
-        self.matched: Matched | None = None
-        if recipe.weights:
-            self.matched = pretrained(recipe.weights, self.network, imagenet=EfficientNet_B0_Weights.IMAGENET1K_V1)
         self.sampler = PKSampler(self._labels, recipe.batch_people, recipe.batch_pictures, recipe.seed)
         self._augment = Augment(recipe.input_hw, crop="enlarge", patch_p=0.5, erase_p=0.5)
         self._with_entropies = False
@@ -307,6 +304,10 @@ class EPRINetTask(Task):
     def begin_epoch(self, epoch: int) -> None:
         """The cross-entropies join."""
         self._with_entropies = epoch >= self.recipe.triplet_epochs
+
+    def fill(self, weights: str) -> Matched:
+        """See `Task`."""
+        return pretrained(weights, self.network, imagenet=EfficientNet_B0_Weights.IMAGENET1K_V1)
 
     def optimiser(self) -> torch.optim.Optimizer:
         """Adam with its own, coupled decay."""
@@ -377,3 +378,6 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, 0.0, 0.01)
+
+
+RECIPE, TASK = EPRINetRecipe, EPRINetTask

@@ -355,9 +355,6 @@ class MagnifierNetTask(Task):
         self._images = data.images
         self._parts = data.parts if recipe.mask or recipe.sab else None
         self.network, self.head = build(recipe, len(people))
-        self.matched: Matched | None = None
-        if recipe.weights:
-            self.matched = pretrained(recipe.weights, self.network.trunk, imagenet=ResNet50_Weights.IMAGENET1K_V1)
         self.sampler = PKSampler(self._labels, recipe.batch_people, recipe.batch_pictures, recipe.seed)
         self._augment = Augment(recipe.input_hw, crop="pad", erase_p=0.5)
         self._sd_weight = 0.0
@@ -367,6 +364,10 @@ class MagnifierNetTask(Task):
                 "`sightline data annotate` makes labels",
                 recipe.data,
             )
+
+    def fill(self, weights: str) -> Matched:
+        """See `Task`."""
+        return pretrained(weights, self.network.trunk, imagenet=ResNet50_Weights.IMAGENET1K_V1)
 
     def optimiser(self) -> torch.optim.Optimizer:
         """Adam over all that is learned, biases and norms too (reid-strong-baseline)."""
@@ -448,3 +449,6 @@ class MagnifierNetTask(Task):
             if self._sd_weight:
                 terms["sd"] = self._sd_weight * semantic_diversity(regions)
         return terms
+
+
+RECIPE, TASK = MagnifierNetRecipe, MagnifierNetTask

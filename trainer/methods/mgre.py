@@ -30,6 +30,7 @@ from trainer.sampler import PKSampler
 from trainer.schedules import warm_steps
 from trainer.settings import Count, Recipe, Share, Side, Weight
 from trainer.task import Task
+from trainer.weights import Matched
 
 PAPER = (
     "K. Yang, J. Yang, X. Tian, Learning multi-granularity features from multi-granularity regions, Neurocomputing 2021"
@@ -360,8 +361,6 @@ class MGReTask(Task):
                 "regions = 'joints', but these pictures have none: find them with `sightline data annotate --every-split`"
             )
         self.notes = _coverage(recipe, data.joints, data.people)
-        if recipe.weights:
-            self.matched = self.network.trunk.fill(recipe.weights)
         self.sampler = PKSampler(self._labels, recipe.batch_people, recipe.batch_pictures, recipe.seed)
         self._augment = Augment(
             recipe.input_hw,
@@ -369,6 +368,10 @@ class MGReTask(Task):
             crop="pad" if recipe.pad_crop else "none",
             erase_p=recipe.erase_p,
         )
+
+    def fill(self, weights: str) -> Matched:
+        """See `Task`."""
+        return self.network.trunk.fill(weights)
 
     def optimiser(self) -> torch.optim.Optimizer:
         """Adam over all that learns, biases and norms alike."""
@@ -421,3 +424,6 @@ class MGReTask(Task):
             targets, valid = joint_boxes(joints, REGIONS[stage], recipe.visible_score)
             terms["location", stage] = recipe.lam * location_loss(boxes, targets, valid)
         return terms
+
+
+RECIPE, TASK = MGReRecipe, MGReTask

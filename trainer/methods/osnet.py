@@ -29,7 +29,7 @@ from trainer.sampler import PKSampler, ShuffleSampler
 from trainer.schedules import cosine, steps
 from trainer.settings import Count, Recipe, Share, Side, Weight
 from trainer.task import Task
-from trainer.weights import pretrained
+from trainer.weights import Matched, pretrained
 
 PAPER = "K. Zhou, Y. Yang, A. Cavallaro, T. Xiang, Omni-Scale Feature Learning for Person Re-Identification, ICCV 2019"
 LOSSES = ("softmax", "triplet", "contrastive", "centre")
@@ -373,14 +373,16 @@ class OSNetTask(Task):
         people, self._labels = np.unique(data.people, return_inverse=True)
         self._images = data.images
         self.network, self.head = build(recipe, len(people))
-        if recipe.weights:
-            self.matched = pretrained(recipe.weights, self.network)
         if recipe.sampler == "people":
             self.sampler = PKSampler(self._labels, recipe.batch_people, recipe.batch_pictures, recipe.seed)
         else:
             self.sampler = ShuffleSampler(len(self._labels), recipe.batch_people * recipe.batch_pictures, recipe.seed)
         self._augment = _augment(recipe)
         self._with_softmax, self._with_triplet = True, False
+
+    def fill(self, weights: str) -> Matched:
+        """See `Task`."""
+        return pretrained(weights, self.network)
 
     def begin_epoch(self, epoch: int) -> None:
         """First all but the classifier is frozen, batch norms' statistics too; softmax or triplet may join late."""
@@ -459,3 +461,6 @@ def _augment(recipe: OSNetRecipe) -> Callable[[Tensor, torch.Generator], Tensor]
         "flip_jitter": Augment(recipe.input_hw, brightness=0.2, contrast=0.15),
     }[recipe.augment]
     return lambda pictures, generator: chosen(pictures, generator).pictures
+
+
+RECIPE, TASK = OSNetRecipe, OSNetTask

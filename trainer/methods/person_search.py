@@ -114,6 +114,13 @@ ABLATIONS: Mapping[str, Mapping[str, object]] = {
 """Tables I and II, the other readings of its attention, then its text to the letter (0.75 is its overlap for evaluation too)."""
 
 
+DRAWN: Mapping[str, object] = {
+    "input_hw": (352, 640), "anchor_sizes": (80, 160, 320), "rois": 64, "max_proposals_test": 100, "learning_rate": 3e-3,
+    "clip_norm": 10.0,
+}  # fmt: skip
+"""Drawn scenes at their own size, with anchors as large as people are there: 39 to 103 pixels (roots of areas, 90 % of them)."""
+
+
 class InputMap(nn.Module):
     """Normalised pictures -> mean 0.5 and deviation 0.5, which torchvision's GoogLeNet was trained on."""
 
@@ -393,9 +400,11 @@ class PersonSearchTask(Task):
         self.recipe, self._data = recipe, data
         labelled, self._labels = relabelled(data.people)
         self.network, self.head = build(recipe, labelled)
-        if recipe.weights:
-            self.matched = begin_with(self.network, recipe.backbone, recipe.weights)
         self.sampler = ShuffleSampler(len(data.images), recipe.batch, recipe.seed)
+
+    def fill(self, weights: str) -> Matched:
+        """See `Task`."""
+        return begin_with(self.network, self.recipe.backbone, weights)
 
     def optimiser(self) -> torch.optim.Optimizer:
         """SGD with momentum 0.9; no decay on biases, which learn at twice the rate, nor on norms (OIM's prototxt)."""
@@ -485,3 +494,6 @@ def relabelled(people: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
     if not len(known):
         raise DataError("nobody in the data has an identity: there is nothing to tell apart")
     return len(known), np.where(np.isin(people, known), np.searchsorted(known, people), UNLABELED)
+
+
+RECIPE, TASK = PersonSearchRecipe, PersonSearchTask
