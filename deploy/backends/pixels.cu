@@ -37,11 +37,7 @@ static __device__ Between between(int to, int size, int fit) {
     } else {
         found.near = (int)(twice / (long long)found.whole);
         found.far = (u64)(twice % (long long)found.whole);
-        if (found.near >= size - 1) {
-            found.near = size - 1;
-            found.far = 0;
-        }
-        found.next = found.near < size - 1 ? found.near + 1 : found.near;
+        found.next = found.near + 1 < size ? found.near + 1 : found.near;
     }
     return found;
 }

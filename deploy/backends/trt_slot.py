@@ -90,9 +90,8 @@ class Slot:
         if context is None:
             raise ValueError("the slot is closed")
         self._n = n
-        run = max(
-            n, self._tensors.least
-        )  # a profile may begin above 1: what else lies in the buffer is computed and dropped
+        # a profile may begin above 1: what else lies in the buffer is computed and dropped
+        run = max(n, self._tensors.least)
         self._said.clear()
         self._must(context.set_input_shape(self._tensors.input, (run, *self._tensors.input_hw, 3)))
         self._must(context.execute_async_v3(self._stream.handle))
