@@ -171,7 +171,9 @@ def test_the_casts_of_an_input_come_before_what_asks_for_its_shape() -> None:
             "reads z as UINT8",
             id="unsigned quantisation",
         ),
-        pytest.param(graph([node("Relu", ["x"])], opset=8), "opset of the graph: 8, expected 9 to 24", id="opset too old"),
+        pytest.param(
+            graph([node("Relu", ["x"])], opset=8), "opset of the graph: 8, expected 9 to 24", id="opset too old"
+        ),
     ],
 )
 def test_what_is_not_taken_is_named_with_the_reason(model: onnx.ModelProto, says: str) -> None:

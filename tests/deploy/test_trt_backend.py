@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deploy import backends
 from deploy.backends.cuda import explained
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.backends.trt import TensorRTBackend, overlapped, plan_of
@@ -133,6 +134,15 @@ def test_without_nvcc_pictures_are_scaled_on_the_cpu(
     want = backend.infer(to_batch(pictures, (16, 8)))["embedding"]
     np.testing.assert_array_equal(backend.infer_pictures(pictures, "stretch")["embedding"], want)
     backend.close()
+
+
+def test_a_site_that_names_tensorrt_gets_it(host_gpu: Gpu, bundle: Bundle) -> None:
+    served = backends.load(bundle, backend="tensorrt")
+    assert isinstance(served, TensorRTBackend)
+    served.close()
+    host_gpu.fails["cuMemAlloc"] = "out of memory"
+    with pytest.raises(DeviceError, match="memory is full"):
+        backends.load(bundle, backend="tensorrt")
 
 
 def test_a_second_backend_takes_the_engine_from_the_cache(host_gpu: Gpu, bundle: Bundle) -> None:
