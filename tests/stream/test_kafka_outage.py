@@ -100,7 +100,14 @@ def test_a_broker_that_is_away_at_start_is_waited_for(broker, settings, spec):
     finally:
         broker.start()
     back = time.monotonic()
-    waiting.flush()
+
+    def delivered() -> bool:
+        with contextlib.suppress(DeliveryFailed):
+            waiting.flush()
+            return True
+        return False
+
+    wait_for(delivered, "what a file sent delivered", RECOVERY_S)
     wait_for(lambda: not live._waiting and not live._flying, "live frames delivered", RECOVERY_S)
     assert time.monotonic() - back < RECOVERY_S
     found = sequences(settings, spec.name, 39)
