@@ -8,18 +8,20 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from rich.console import Console
 
-from deploy import backends, gate, metadata
+from deploy import backends, gate, metadata, search_people
 from deploy.adopt_links import read_picture
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
-from deploy.bundle import load_bundle, write_bundle
+from deploy.bundle import Bundle, load_bundle, write_bundle
 from deploy.precision import LEAST_PICTURES, convert
+from deploy.searcher import Searcher
 from deploy.training import Bar
 from detector.letterbox import letterbox
 from reid.crops import to_batch
-from stream.errors import DataError, UsageError
+from stream.errors import BundleError, DataError, UsageError
 from stream.model import Kind, ModelCard, Precision
 
 U8 = NDArray[np.uint8]
@@ -62,18 +64,23 @@ def convert_bundle(
     """
     bundle = load_bundle(source)
     card = bundle.card
-    if card.kind == "person-search":
-        raise UsageError(f"{source} is a person search, whose two graphs are served in fp32")
     if card.precision != "fp32" or precision == "fp32":
         raise UsageError(
             f"{source} is {card.precision} and {precision} was asked for: name an fp32 bundle, and fp16 or int8"
         )
+    if card.kind == "person-search" and precision == "int8":
+        raise UsageError(f"{source} is a person search, whose regions int8 was never tried on: take fp16")
     golden = bundle.golden()
     expected = {one: golden[one].astype(np.float32, copy=False) for one in card.outputs}
+    inputs = golden["inputs"].astype(np.uint8, copy=False)
+    query = None
     with converting(card.kind, card.input_hw, precision, folder, console) as conversion:
-        inputs = golden["inputs"].astype(np.uint8, copy=False)
-        model, card, runtime = proved(bundle.model.read_bytes(), card, expected, inputs, conversion)
-    runtime.close()
+        if card.kind == "person-search":
+            model, query = _search_graphs(bundle, conversion)
+            card = msgspec.structs.replace(card, precision=precision)
+        else:
+            model, card, runtime = proved(bundle.model.read_bytes(), card, expected, inputs, conversion)
+            runtime.close()
     card = msgspec.structs.replace(
         card,
         name=name or f"{card.name}-{precision}",
@@ -82,14 +89,33 @@ def convert_bundle(
         source=f"{card.name} {card.version} ({bundle.card.digest[:12]}), sightline export --precision {precision}",
     )
     model, card = metadata.filled(model, card)
-    model, card = metadata.filled(model, card)
-    write_bundle(output, model, card, golden, bundle.links)
-    written = load_bundle(output)
-    backends.load(written).close()  # as whoever serves it will
+    if query is None:
+        write_bundle(output, model, card, golden, bundle.links)
+        written = load_bundle(output)
+        backends.load(written).close()  # as whoever serves it will
+    else:
+        from deploy.export_search import sharing
+
+        written = write_bundle(output, model, card, golden, bundle.links, sharing(model, query))
+        Searcher(load_bundle(output)).close()
     console.print(
         f"{output}: {written.card.id}, {precision}, {len(model)} bytes ({bundle.model.stat().st_size} in fp32)"
     )
     return {"bundle": str(output), "id": written.card.id, "precision": precision, "bytes": len(model)}
+
+
+def _search_graphs(bundle: Bundle, conversion: Conversion) -> tuple[bytes, bytes]:
+    """Both graphs of a person search in half precision, once the first has found the golden people again."""
+    model = convert(bundle.model.read_bytes(), conversion.precision, conversion.calibration, conversion.report)
+    query = onnx.load(bundle.query).SerializeToString()  # with its weights, which lie in the other file
+    golden = bundle.golden()
+    have = OnnxRuntimeBackend(model, bundle.card).infer(golden["inputs"].astype(np.uint8, copy=False))
+    limits = gate.LIMITS[conversion.precision]
+    want = {one: golden[one].astype(np.float32, copy=False) for one in bundle.card.outputs}
+    said = search_people.differ(have, want, score=limits.score, box_px=limits.box_px, cosine=limits.cosine)
+    if said is not None:
+        raise BundleError(f"{bundle.path}: {said}, in {conversion.precision}: nothing was written, keep fp32")
+    return model, convert(query, conversion.precision, conversion.calibration, conversion.report)
 
 
 @contextmanager
@@ -110,10 +136,10 @@ def calibration_pictures(kind: Kind, size_hw: tuple[int, int], folder: Path | No
     if folder is None:
         from trainer.drawn import training_pictures
 
-        pictures = training_pictures("scenes" if kind == "detector" else "crops", PICTURES)
+        pictures = training_pictures("crops" if kind == "embedder" else "scenes", PICTURES)
     else:
         pictures = _read(folder)
-    return np.ascontiguousarray(letterbox(pictures, size_hw)[0] if kind == "detector" else to_batch(pictures, size_hw))
+    return np.ascontiguousarray(to_batch(pictures, size_hw) if kind == "embedder" else letterbox(pictures, size_hw)[0])
 
 
 def _read(folder: Path) -> list[U8]:

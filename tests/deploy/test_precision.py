@@ -3,9 +3,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy import gate, precision
+from deploy import engine_check, gate, precision
 from deploy.backends.onnxruntime import OnnxRuntimeBackend, run_each
 from deploy.bundle import SHIPPED, load_bundle
+from deploy.engine_graph import taken_form
 from deploy.precision_half import HALF
 from stream.errors import BundleError, UsageError
 from stream.model import ModelCard
@@ -114,6 +115,7 @@ def test_the_shipped_embedder_passes_the_gate(shipped, kind):
     backend = OnnxRuntimeBackend(model, bundle.card)
     gate.check(backend, {"embedding": golden["embedding"]}, golden["inputs"], precision=kind)
     assert len(model) < 0.7 * bundle.model.stat().st_size
+    assert engine_check.check(taken_form(onnx.load_model_from_string(model))).unsupported == ()
 
 
 def test_pictures_and_outputs_keep_their_types_and_a_conversion_gives_the_same_bytes_again():

@@ -1,0 +1,170 @@
+"""What a precision costs and wins: accuracy on drawn test people, distance from fp32, file size and speed, all in one run.
+
+    python benchmarks/precision.py osnet-x0.25 person-detector
+    python benchmarks/precision.py runs/eprinet/checkpoint.pt --people 50 --json precision.json
+
+A model is a bundle (name or folder, fp32) or a checkpoint.pt. Each is converted as `sightline export --precision` does, calibrated
+on drawn pictures of the training's side, and scored in ONNX Runtime on test people that no training saw: the first of those that
+`sightline evaluate` draws. Pictures per second are those of one processor core, by processor time in batches of 8, the best of some
+rounds that all runtimes and precisions take in turn, so that other work on the machine counts little.
+"""
+
+import argparse
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from deploy.backends.onnxruntime import OnnxRuntimeBackend
+from deploy.bundle import load_bundle
+from deploy.converting import calibration_pictures
+from deploy.precision import convert
+from stream.model import Backend, ModelCard, Precision
+from trainer import drawn, evaluate
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+BATCH = 8
+
+
+@dataclass
+class Row:
+    """One model in one precision."""
+
+    model: str
+    precision: str
+    int8_layers: str
+    scores: dict[str, float]
+    cosine_mean: float
+    """To fp32, over all test pictures; of a detector's scores, NaN."""
+    cosine_least: float
+    megabytes: float
+    pictures_per_s: dict[str, float] = field(default_factory=dict)
+
+
+def opened(name: str) -> tuple[bytes, ModelCard]:
+    """The float32 graph and card of a bundle, or of a checkpoint's network."""
+    if not name.endswith(".pt"):
+        bundle = load_bundle(name)
+        assert bundle.card.precision == "fp32", f"{name} is {bundle.card.precision}: name one of fp32"
+        return bundle.model.read_bytes(), bundle.card
+    from deploy.export import MAX_BATCH, to_onnx
+    from trainer import checkpoint
+    from trainer.serving import ServedDetector, TorchBackend, served
+
+    saved = checkpoint.load(Path(name))
+    module, size_hw = served(saved)
+    kind = "detector" if isinstance(module, ServedDetector) else "embedder"
+    out = TorchBackend(module).infer(np.zeros((1, *size_hw, 3), np.uint8))
+    card = ModelCard(
+        name=str(saved.recipe["method"]), version="1", kind=kind, input_hw=size_hw, max_batch=MAX_BATCH[kind], digest="0" * 64,
+        outputs={one: values.shape[1:] for one, values in out.items()}, synthetic_only=True, licence="Apache-2.0",
+        embedding_size=out["embedding"].shape[1] if "embedding" in out else None,
+    )  # fmt: skip
+    return to_onnx(module, size_hw), card
+
+
+def runtimes(model: bytes, card: ModelCard) -> dict[str, Backend]:
+    """Every runtime and arithmetic there is on this CPU."""
+    found: dict[str, Backend] = {"onnxruntime": OnnxRuntimeBackend(model, card, threads=1)}
+    try:
+        from deploy.backends.openvino import OpenVinoBackend, precisions
+    except ImportError:
+        return found
+    for arithmetic in precisions():
+        found[f"openvino {arithmetic}"] = OpenVinoBackend(model, card, 1, arithmetic)
+    return found
+
+
+def layers(model: bytes) -> str:
+    """How many learned layers take int8, of how many."""
+    import onnx
+
+    nodes = onnx.load_model_from_string(model).graph.node
+    learned = [node for node in nodes if node.op_type in ("Conv", "Gemm", "MatMul")]
+    return f"{sum(node.input[1].endswith('/dequantized') for node in learned)} of {len(learned)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--people", type=int, default=100)
+    parser.add_argument("--scenes", type=int, default=80)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    rows: list[Row] = []
+    for name in given.models:
+        rows += measured(name, given.people, given.scenes, given.rounds)
+    print(table(rows))
+    if given.json:
+        given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+
+
+def measured(name: str, people: int, scenes: int, rounds: int) -> list[Row]:
+    model, card = opened(name)
+    calibration = calibration_pictures(card.kind, card.input_hw, None)
+    graphs = {precision: convert(model, precision, calibration) for precision in PRECISIONS}
+    sessions = {}
+    rows, vectors = [], {}
+    for precision, graph in graphs.items():
+        sessions[precision] = runtimes(graph, msgspec.structs.replace(card, precision=precision))
+        runtime = sessions[precision]["onnxruntime"]
+        if card.kind == "detector":
+            pictures = drawn.test_scenes(1, evaluate.silent)["scenes"].take(np.arange(scenes))
+            found = evaluate.score_detector(runtime, pictures, card.input_hw)
+            scores, vectors[precision] = {"AP50": found.average_precision}, np.full((1, 1), np.nan)
+        else:
+            crops = drawn.test_crops(1, evaluate.silent)["people"]
+            query, gallery = evaluate.split(
+                crops.take(np.flatnonzero(crops.people <= np.unique(crops.people)[people - 1]))
+            )
+            found = evaluate.score_embedder(runtime, query, gallery, card.input_hw)
+            scores = {"mAP": found.ranking.mean_ap, "rank1": found.ranking.at(1)}
+            vectors[precision] = np.concatenate([found.query_vectors, found.gallery_vectors])
+        cosines = (vectors[precision] * vectors["fp32"]).sum(1)
+        rows.append(
+            Row(
+                card.name,
+                precision,
+                layers(graph),
+                scores,
+                float(cosines.mean()),
+                float(cosines.min()),
+                len(graph) / 1e6,
+            )
+        )
+        print(f"{card.name} {precision}: {scores}, load average {os.getloadavg()[0]:.1f}", flush=True)
+    batch = calibration[:BATCH]
+    best: dict[tuple[int, str], float] = {}
+    for _ in range(rounds + 1):  # the first warms up
+        for place, row in enumerate(rows):
+            for which, runtime in sessions[row.precision].items():
+                began = time.process_time()
+                runtime.infer(batch)
+                took = time.process_time() - began
+                best[place, which] = min(best.get((place, which), np.inf), took)
+    for (place, which), took in best.items():
+        rows[place].pictures_per_s[which] = BATCH / took
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    which = list(dict.fromkeys(one for row in rows for one in row.pictures_per_s))
+    head = ["model", "precision", "layers in int8", "accuracy", "cosine to fp32, mean / least", "MB", *which]
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    for row in rows:
+        accuracy = ", ".join(f"{key} {value:.4f}" for key, value in row.scores.items())
+        cosine = "-" if np.isnan(row.cosine_mean) else f"{row.cosine_mean:.5f} / {row.cosine_least:.5f}"
+        speeds = [f"{row.pictures_per_s[one]:.0f}" if one in row.pictures_per_s else "-" for one in which]
+        lines.append(
+            " | ".join([row.model, row.precision, row.int8_layers, accuracy, cosine, f"{row.megabytes:.2f}", *speeds])
+        )
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
