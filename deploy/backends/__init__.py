@@ -14,7 +14,7 @@ from deploy.bundle import Bundle
 from deploy.gate import LIMITS, Arithmetic, Limits, differs
 from deploy.settings import Runtime
 from stream.errors import BundleError, DeviceError
-from stream.model import Backend
+from stream.model import Backend, ModelCard
 
 # How far a runtime may be from the golden outputs. Between CPUs float32 differs by 1e-5; half precision on a GPU needs this
 # much; a wrong colour order, scale or weight is far outside (a swapped red and blue gives cosines of 0.6 to 0.95).
@@ -72,11 +72,7 @@ def candidates(bundle: Bundle, threads: int, backend: Runtime, checkpoint: Path 
 
     Raises `DeviceError` where the named one is not installed, `BundleError` where it has nothing to run.
     """
-    found: list[Candidate] = []
-    if backend in ("auto", "onnxruntime"):
-        found.append(Candidate("onnxruntime", bundle.card.precision, partial(_onnxruntime, bundle, threads)))
-    if _wanted("openvino", "openvino", "openvino", backend):
-        found += _openvino(bundle, threads)
+    found = on_processor(bundle.model, bundle.card, threads, backend)
     has_gpu = backend != "auto" or KERNEL_MODULE.exists()  # asking torch or CUDA itself costs seconds
     if has_gpu and _wanted("tensorrt", "tensorrt", "tensorrt", backend):
         found.append(Candidate("tensorrt", bundle.card.precision, partial(_tensorrt, bundle)))
@@ -90,6 +86,16 @@ def candidates(bundle: Bundle, threads: int, backend: Runtime, checkpoint: Path 
 
         for each in precisions_of():
             found.append(Candidate("torch", each, partial(TorchRuntime, checkpoint, bundle.card, threads, each)))
+    return found
+
+
+def on_processor(model: Path | bytes, card: ModelCard, threads: int, backend: Runtime = "auto") -> list[Candidate]:
+    """Those of the candidates that need no GPU; `model` is a path or the graph's bytes."""
+    found: list[Candidate] = []
+    if backend in ("auto", "onnxruntime"):
+        found.append(Candidate("onnxruntime", card.precision, partial(_onnxruntime, model, card, threads)))
+    if _wanted("openvino", "openvino", "openvino", backend):
+        found += _openvino(model, card, threads)
     return found
 
 
@@ -107,24 +113,24 @@ def _key(bundle: Bundle) -> str:
     return "embedder_checkpoint" if bundle.card.kind == "embedder" else "detector_checkpoint"
 
 
-def _onnxruntime(bundle: Bundle, threads: int) -> Backend:
+def _onnxruntime(model: Path | bytes, card: ModelCard, threads: int) -> Backend:
     from deploy.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(bundle.model, bundle.card, threads)
+    return OnnxRuntimeBackend(model, card, threads)
 
 
-def _openvino(bundle: Bundle, threads: int) -> list[Candidate]:
+def _openvino(model: Path | bytes, card: ModelCard, threads: int) -> list[Candidate]:
     """Of a float32 graph every precision that the processor has; of a float16 graph that, if it has it."""
     from deploy.backends.openvino import OpenVinoBackend, precisions
 
-    own, has = bundle.card.precision, precisions()
+    own, has = card.precision, precisions()
     if own == "fp16":
         has = ("fp16",) if "fp16" in has else ("fp32",)
     return [
         Candidate(
             "openvino",
             each if own == "fp32" else own,
-            partial(OpenVinoBackend, bundle.model, bundle.card, threads, each),
+            partial(OpenVinoBackend, model, card, threads, each),
             each if own == "int8" else None,
         )
         for each in has

@@ -13,14 +13,16 @@ import platform
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
 import platformdirs
+from numpy.typing import NDArray
 
 from deploy import gate, search_people
 from deploy.backends import Candidate
@@ -29,6 +31,17 @@ from stream.errors import BundleError, SightlineError
 from stream.model import Backend
 
 log = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+
+
+class Infers(Protocol):
+    """What can be timed."""
+
+    def infer(self, images: NDArray[np.uint8]) -> object:
+        """See `stream.model.Backend`."""
+        ...
+
 
 SIZES = (1, 4, 8)
 """Pictures per call that are timed: what a few live cameras bring at a time, of frames as of crops."""
@@ -80,21 +93,21 @@ def choice_of(bundle: Bundle, threads: int, candidates: Sequence[Candidate]) -> 
     with _lock:
         if path not in _known:
             _known[path] = _stored(path, candidates) or _publish(
-                path, _measured(bundle, candidates, made_for), candidates
+                path, _measured(bundle, threads, candidates, made_for), candidates
             )
         return _known[path]
 
 
 def _made_for(bundle: Bundle, threads: int, candidates: Sequence[Candidate]) -> dict[str, str]:
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "candidates": ", ".join(f"{c.name} {_version(c.runtime)}" for c in candidates),
         "bundle": bundle.card.digest,
         "threads": str(threads),
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     """Model and a digest of its instruction sets, which a cloud's name of a processor says nothing about."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -113,7 +126,7 @@ def _version(package: str) -> str:
         return "?"
 
 
-def _measured(bundle: Bundle, candidates: Sequence[Candidate], made_for: dict[str, str]) -> Choice:
+def _measured(bundle: Bundle, threads: int, candidates: Sequence[Candidate], made_for: dict[str, str]) -> Choice:
     """Time every candidate that passes the gate, in turns, so that whatever else runs slows all of them alike."""
     log.info(
         "%s: finding the fastest of %s (once on this machine)", bundle.card.name, ", ".join(c.name for c in candidates)
@@ -130,7 +143,7 @@ def _measured(bundle: Bundle, candidates: Sequence[Candidate], made_for: dict[st
                 first_error = first_error or error
         if not passed:
             raise first_error or ValueError("no candidates")
-        rates = pictures_per_second(list(passed.values()), bundle)
+        rates = pictures_per_second(list(passed.values()), bundle, clock_for(candidates, threads))
     finally:
         for backend in passed.values():
             backend.close()
@@ -167,25 +180,37 @@ def verify(backend: Backend, bundle: Bundle, precision: gate.Arithmetic) -> None
         raise BundleError(f"{bundle.card.name}: {said} ({precision})")
 
 
-def pictures_per_second(backends: Sequence[Backend], bundle: Bundle, sizes: Sequence[int] = SIZES) -> list[float]:
-    """Speed of each over one call of every size, in its quickest of interleaved turns: what else runs only adds to a turn."""
+def pictures_per_second(
+    backends: Sequence[Infers], bundle: Bundle, clock: Clock, sizes: Sequence[int] = SIZES
+) -> list[float]:
+    """Speed of each over one call of every size that the card takes."""
     golden = bundle.golden()["inputs"].astype(np.uint8, copy=False)
     batches = [golden[np.arange(size) % len(golden)] for size in sizes if size <= bundle.card.max_batch]
+    return [sum(map(len, batches)) / sum(seconds) for seconds in quickest_s(backends, batches, clock)]
+
+
+def clock_for(candidates: Sequence[Candidate], threads: int) -> Clock:
+    """Processor seconds where one thread of it does all the work, which what else runs on the machine changes least; else the wall's."""
+    on_processor = all(candidate.runtime in ("onnxruntime", "openvino") for candidate in candidates)
+    return time.process_time if threads == 1 and on_processor else time.perf_counter
+
+
+def quickest_s(backends: Sequence[Infers], batches: Sequence[NDArray[np.uint8]], clock: Clock) -> list[list[float]]:
+    """Backend by batch, the shortest of its turns; turns alternate, and what else runs only adds to one."""
     times: list[list[list[float]]] = [[[] for _ in batches] for _ in backends]
     for backend in backends:  # the first call of a size is never as fast
         for batch in batches:
             backend.infer(batch)
-    until = time.perf_counter() + SECONDS * len(backends)
+    until = clock() + SECONDS * len(backends)
     for turn in range(MAX_ROUNDS):
-        if turn >= MIN_ROUNDS and time.perf_counter() > until:
+        if turn >= MIN_ROUNDS and clock() > until:
             break
         for backend, of_backend in zip(backends, times, strict=True):
             for batch, of_batch in zip(batches, of_backend, strict=True):
-                began = time.perf_counter()
+                began = clock()
                 backend.infer(batch)
-                of_batch.append(time.perf_counter() - began)
-    pictures = sum(len(batch) for batch in batches)
-    return [pictures / sum(min(each) for each in of_backend) for of_backend in times]
+                of_batch.append(clock() - began)
+    return [[min(of_batch) for of_batch in of_backend] for of_backend in times]
 
 
 def _stored(path: Path, candidates: Sequence[Candidate]) -> Choice | None:

@@ -106,15 +106,14 @@ class _Graphs:
 class _Recorded:
     """One size: pinned memory here, fixed memory there, and the launches between."""
 
-    @torch.inference_mode()
     def __init__(self, network: nn.Module, size: int, card: ModelCard, precision: TorchPrecision) -> None:
         self._host = torch.empty((size, *card.input_hw, 3), dtype=torch.uint8).pin_memory()
         self._device = torch.zeros_like(self._host, device="cuda")
-        dtype = _TYPES.get(precision, torch.float32)
         # cudnn would round float32 to 10 bits (TF32) unless it is told not to
         with (
+            torch.inference_mode(),
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
-            torch.autocast("cuda", dtype=dtype, enabled=precision != "fp32", cache_enabled=False),
+            torch.autocast("cuda", dtype=_TYPES.get(precision), enabled=precision != "fp32", cache_enabled=False),
         ):
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())

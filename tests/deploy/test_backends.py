@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -299,6 +300,6 @@ def test_pictures_per_second_counts_only_sizes_that_the_card_takes(bundle: Bundl
             counted.append(len(images))
             return super().infer(images)
 
-    (rate,) = auto.pictures_per_second([Counting(bundle.model, bundle.card)], bundle)
+    (rate,) = auto.pictures_per_second([Counting(bundle.model, bundle.card)], bundle, time.process_time)
     assert set(counted) == {1, 4}
     assert rate > 0

@@ -1,0 +1,200 @@
+"""`sightline bench models`: every bundle in every runtime that this machine has, beside torch eager and the machine's own peak."""
+
+import ctypes
+import gc
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from deploy import backends
+from deploy.backends import auto
+from deploy.bench_peak import multiply_adds, peaks
+from deploy.bundle import Bundle, load_bundle
+from deploy.gate import Arithmetic
+from stream.errors import SightlineError
+
+EAGER = "torch eager fp32"
+PACKAGES = ("onnxruntime", "openvino", "tensorrt", "torch")
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One model in one runtime."""
+
+    model: str
+    backend: str
+    batch: int
+    pictures_per_second: float | None = None
+    """None where it was refused."""
+    ms_per_batch: float | None = None
+    memory_mb: float | None = None
+    """By how much the process grew when it was loaded and first run."""
+    of_peak: float | None = None
+    """Share of the multiply-adds per second that this precision reaches at most here."""
+    times_torch: float | None = None
+    refused: str = ""
+    """Why it cannot be used: an error, or golden outputs that it does not give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model to be measured."""
+
+    name: str
+    bundle: Bundle
+    in_torch: auto.Infers | None
+    """The same network in torch, as it is trained."""
+
+
+def bench_models(names: Sequence[str], *, methods: bool, batch: int, threads: int, console: Console) -> dict[str, Any]:
+    """Measure bundles by name or folder, or one of each method with random weights, print it, and return it."""
+    console.print(f"measuring what {threads} thread(s) do at most")
+    found = {name: round(rate / 1e9, 1) for name, rate in peaks(threads).items()}
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for subject in of_methods(Path(folder), console) if methods else of_bundles(names):
+            console.print(f"{subject.name}: compiling and measuring")
+            rows += measure(subject, batch, threads, found)
+    console.print(table(rows))
+    for row in rows:
+        if row.refused:
+            console.print(f"{row.model} in {row.backend} is refused: {row.refused}")
+    peak = ", ".join(f"{name} {rate:g}" for name, rate in found.items())
+    console.print(f"At most, in 10^9 multiply-adds per second: {peak}. Load of the machine: {os.getloadavg()[0]:.1f}.")
+    return {
+        "threads": threads,
+        "load": os.getloadavg(),
+        "processor": auto.processor(),
+        "versions": {name: said for name in PACKAGES if (said := _version(name))},
+        "peak_gmacs_per_second": found,
+        "rows": rows,
+    }
+
+
+def of_bundles(names: Sequence[str]) -> Iterator[Subject]:
+    """By name or folder."""
+    for name in names:
+        bundle = load_bundle(name)
+        yield Subject(bundle.card.name, bundle, None)
+
+
+def of_methods(folder: Path, console: Console) -> Iterator[Subject]:
+    """A network of each method at its own input size. Speed asks for no training, so weights are random."""
+    from deploy.bench_networks import NETWORKS, random_bundle
+
+    for name, recipe in NETWORKS.items():
+        console.print(f"{name}: exporting")
+        bundle, in_torch = random_bundle(name, recipe, folder / name)
+        yield Subject(name, bundle, in_torch)
+
+
+def measure(subject: Subject, batch: int, threads: int, peak: dict[Arithmetic, float]) -> list[Row]:
+    """The model in every runtime that can be had here, timed in turns."""
+    bundle, card = subject.bundle, subject.bundle.card
+    size = min(batch, card.max_batch)
+    candidates = backends.candidates(bundle, threads, "auto")
+    held: list[tuple[str, Arithmetic, auto.Infers, float]] = []
+    rows = []
+    for candidate in candidates:
+        try:
+            made, memory_mb = _grown(candidate.make, bundle, size)
+            held.append((candidate.name, candidate.precision, made, memory_mb))
+            auto.verify(made, bundle, candidate.precision)
+        except SightlineError as error:
+            rows.append(Row(model=subject.name, backend=candidate.name, batch=size, refused=str(error)))
+            if held and held[-1][0] == candidate.name:
+                held.pop()
+    if subject.in_torch is not None:
+        eager = subject.in_torch
+        _, memory_mb = _grown(lambda: eager, bundle, size)
+        held.append((EAGER, "fp32", eager, memory_mb))
+    clock = auto.clock_for(candidates, threads)
+    rates = auto.pictures_per_second([each for _, _, each, _ in held], bundle, clock, sizes=(size,))
+    macs = multiply_adds(bundle.model.read_bytes())
+    by_torch = rates[-1] if subject.in_torch is not None else None
+    done = [
+        Row(
+            model=subject.name,
+            backend=name,
+            batch=size,
+            pictures_per_second=round(rate, 2),
+            ms_per_batch=round(1000 * size / rate, 2),
+            memory_mb=round(memory_mb, 1),
+            of_peak=round(macs * rate / 1e9 / peak[precision], 3) if macs and precision in peak else None,
+            times_torch=round(rate / by_torch, 2) if by_torch else None,
+        )
+        for (name, precision, _, memory_mb), rate in zip(held, rates, strict=True)
+    ]
+    for _, _, each, _ in held:
+        with suppress(AttributeError):  # torch eager holds nothing that is to be closed
+            each.close()  # type: ignore[attr-defined]
+    return done + rows
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """As people read it."""
+    made = Table("model", "backend", "batch", "pictures/s", "ms per batch", "memory MB", "of peak", "torch eager = 1")
+    for row in rows:
+        if row.pictures_per_second is None:
+            made.add_row(row.model, row.backend, str(row.batch), "refused")
+            continue
+        share = f"{100 * row.of_peak:.0f} %" if row.of_peak is not None else ""
+        times = f"{row.times_torch:.1f}" if row.times_torch is not None else ""
+        speed = (f"{row.pictures_per_second:.1f}", f"{row.ms_per_batch:.2f}", f"{row.memory_mb:.0f}")
+        made.add_row(row.model, row.backend, str(row.batch), *speed, share, times)
+    return made
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Bars of pictures per second, one group per model, on a logarithmic axis: networks differ a hundredfold."""
+    from matplotlib.figure import Figure
+
+    shown = [row for row in rows if row.pictures_per_second]
+    names = sorted({row.backend for row in shown})
+    figure = Figure(figsize=(9, 1.5 + 0.28 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(shown):
+        axes.barh(place, row.pictures_per_second or 0.0, color=f"C{names.index(row.backend)}")
+        axes.text(row.pictures_per_second or 0.0, place, f" {row.pictures_per_second:.1f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(shown)), [f"{row.model}, {row.backend}" for row in shown], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("pictures per second")
+    axes.margins(x=0.15)
+    figure.savefig(path, dpi=120)
+
+
+def _grown(make: Callable[[], Any], bundle: Bundle, size: int) -> tuple[Any, float]:
+    """What was made, and by how many MB the process grew for it and its first call."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc keeps what was freed; other C libraries have no such call
+        ctypes.CDLL(None).malloc_trim(0)
+    before = _resident_mb()
+    made = make()
+    golden = bundle.golden()["inputs"].astype(np.uint8, copy=False)
+    made.infer(golden[np.arange(size) % len(golden)])
+    return made, max(0.0, _resident_mb() - before)
+
+
+def _resident_mb() -> float:
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
