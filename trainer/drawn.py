@@ -113,7 +113,7 @@ def _scenes(
 ) -> Scenes:
     parts = drawn(
         kind,
-        partial(_shifted, partial(draw, size_hw=size_hw), first),
+        partial(_shifted_scenes, draw, size_hw, first),
         shards,
         key={"first": first, "size": size_hw},
         workers=workers,
@@ -133,6 +133,12 @@ def _crops(kind: str, first: int, shards: int, workers: int, report: ShardReport
 
 def _shifted(draw: Draw, first: int, shard: int) -> Shard:
     return draw(first + shard)
+
+
+def _shifted_scenes(
+    draw: Callable[[int, tuple[int, int]], Shard], size_hw: tuple[int, int], first: int, shard: int
+) -> Shard:
+    return draw(first + shard, size_hw)
 
 
 def _join_scenes(a: Scenes, b: Scenes) -> Scenes:
