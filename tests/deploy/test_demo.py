@@ -58,6 +58,14 @@ def test_the_same_seed_gives_the_same_events_on_every_run_and_with_any_number_of
     assert _events(4) == once
 
 
+def test_over_kafka_and_redis_the_demo_says_the_same(tmp_path: Path, kafka_server: str, redis_server: str):
+    places = ["--kafka", kafka_server, "--redis", redis_server]
+    assert status_of([*ARGUMENTS, "--fast", *places, "--report", str(tmp_path)]) == 0
+    told = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    said = [(event["number"], event["kind"], event["tracklet"]) for event in told]
+    assert said == [(event.number, event.kind, event.tracklet) for event in _events(1)]
+
+
 def test_a_live_demo_drops_nothing_and_says_how_late_its_events_were(tmp_path: Path):
     status = status_of([*ARGUMENTS, "--report", str(tmp_path)])
     assert status == 0
