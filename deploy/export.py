@@ -7,7 +7,7 @@ picture alone the same as among others.
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from deploy import backends, gate, links, metadata
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.bundle import Bundle, load_bundle, write_bundle
+from deploy.thresholds import check_defaults
 from stream.errors import BundleError, UsageError
 from stream.model import Kind, ModelCard
 from trainer import checkpoint
@@ -43,6 +44,8 @@ class Described:
     scores: Mapping[str, float]
     synthetic_only: bool
     licence: str = "Apache-2.0"
+    defaults: Mapping[str, float] = field(default_factory=dict)
+    """Thresholds of its own, see `deploy.thresholds`."""
 
 
 def export(
@@ -81,10 +84,12 @@ def export(
         synthetic_only=described.synthetic_only,
         data_sets=described.data_sets,
         scores=dict(described.scores),
+        defaults=dict(described.defaults),
         licence=described.licence,
         source=described.source,
         digest="0" * 64,  # write_bundle fills it in
     )
+    check_defaults(card)
     runtime = OnnxRuntimeBackend(model, card, threads=1)
     gate.check(runtime, expected, golden, reference=in_torch.infer)
     rows = links.fit_links(runtime, tracklets, fitted_on=fitted_on) if kind == "embedder" else None

@@ -33,6 +33,7 @@ def export_checkpoint(
     version: str,
     source: str,
     score_files: list[Path],
+    thresholds: list[str],
     size: Size,
     console: Console,
 ) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def export_checkpoint(
         data_sets=("synthetic: drawn people of ingest.synthetic",) if synthetic else (Path(saved.recipe["data"]).name,),
         scores=card_scores(score_files),
         synthetic_only=synthetic,
+        defaults=card_defaults(thresholds),
     )
     if saved.recipe.get("method") == "person-search":
         bundle = _person_search(path, saved, output, described, size, console)
@@ -81,6 +83,18 @@ def _person_search(
         return export_person_search(
             path, output, described, golden, report=lambda done: bar.at(done, "of the drawn scenes looked at")
         )
+
+
+def card_defaults(said: list[str]) -> dict[str, float]:
+    """Thresholds for the card, each given as name=value."""
+    defaults: dict[str, float] = {}
+    for each in said:
+        name, _, value = each.partition("=")
+        try:
+            defaults[name.strip()] = float(value)
+        except ValueError:
+            raise UsageError(f"--default {each}: expected NAME=NUMBER, such as new_score=0.4") from None
+    return defaults
 
 
 def card_scores(files: list[Path]) -> dict[str, float]:

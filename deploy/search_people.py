@@ -15,7 +15,7 @@ F32 = NDArray[np.float32]
 Outputs = Mapping[str, F32]
 
 LEAST_SCORE = 0.1
-"""Of people that are compared: below, no site looks."""
+"""Of people that are compared, below which no site looks; where nobody is so sure, the surest box is."""
 AGREE = 0.95
 """Share of the people that must be the same in both."""
 
@@ -39,7 +39,8 @@ def differ(have: Outputs, want: Outputs, *, score: float, box_px: float, cosine:
 def _paired(mine: Outputs, theirs: Outputs) -> tuple[F32, F32, F32]:
     """Everybody of `mine` beside whom of `theirs` the box overlaps most: pixels and score apart, cosine; (M,) each."""
     boxes, scores, cosines = [], [], []
-    for place, sure in enumerate(mine["scores"] >= LEAST_SCORE):
+    for place, each in enumerate(mine["scores"]):
+        sure = (each > 0) & (each >= min(LEAST_SCORE, each.max()))
         xyxy = mine["boxes"][place][sure]
         nearest = iou(xyxy, theirs["boxes"][place]).argmax(1)
         boxes.append(np.abs(xyxy - theirs["boxes"][place][nearest]).max(1, initial=0.0))

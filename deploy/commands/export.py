@@ -17,6 +17,13 @@ def export(
     scores: Annotated[
         list[Path] | None, typer.Option(metavar="JSON", help="What `sightline evaluate --json` wrote; may be repeated.")
     ] = None,
+    default: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A threshold that sites get unless they state it: high_score, new_score, low_score, nms_iou, false_links; may be repeated.",
+        ),
+    ] = None,
     height: Annotated[
         int | None, typer.Option(min=32, help="Input height (detectors, person search).", show_default="recipe")
     ] = None,
@@ -35,5 +42,7 @@ def export(
     require_torch("export")
     report = Output(json)
     report.data(
-        export_checkpoint(checkpoint, output, name, version, source, scores or [], (height, width), report.console)
+        export_checkpoint(
+            checkpoint, output, name, version, source, scores or [], default or [], (height, width), report.console
+        )
     )
