@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from deploy.bundle import Bundle, load_bundle, write_bundle
 from deploy.cli import status_of
 from deploy.models import say_backends
 from deploy.settings import load
+from deploy.wiring import run_site
 from stream.errors import BundleError, DeviceError, SettingsError
+from stream.messages import MatchEvent
 from tests.deploy import tiny_models
 from tests.deploy.sites import write_site
 
@@ -158,6 +161,18 @@ def test_a_site_hears_what_was_chosen_before_its_cameras_are_opened(
     caplog.clear()
     say_backends(load(site, {"SIGHTLINE_COMPUTE__BACKEND": "onnxruntime"}))
     assert not caplog.records
+
+
+def test_a_site_gives_the_same_events_with_one_worker_and_with_two(tmp_path: Path) -> None:
+    site = write_site(tmp_path, frames=60)
+    settings = load(site, {"SIGHTLINE_COMPUTE__BACKEND": "openvino"})
+    runs = []
+    for workers in (1, 2):
+        events: list[MatchEvent] = []
+        run_site(settings, threading.Event(), workers=workers, state=tmp_path / f"state {workers}", told=events.append)
+        runs.append([msgspec.structs.asdict(event) for event in events])
+    assert runs[0]
+    assert runs[0] == runs[1]
 
 
 @pytest.mark.parametrize(
