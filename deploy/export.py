@@ -6,7 +6,7 @@ picture alone the same as among others.
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from deploy import backends, gate, links, metadata
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.bundle import Bundle, load_bundle, write_bundle
+from deploy.converting import Conversion, proved
 from deploy.thresholds import check_defaults
 from stream.errors import BundleError, UsageError
-from stream.model import Kind, ModelCard
+from stream.model import Backend, Kind, Links, ModelCard
 from trainer import checkpoint
 from trainer.augment import MEAN, STD
 from trainer.serving import Served, ServedDetector, TorchBackend, served
-from trainer.tracklets import LabelledTracklet
 
 U8 = NDArray[np.uint8]
 
@@ -54,14 +54,14 @@ def export(
     described: Described,
     golden: U8,
     *,
-    tracklets: Sequence[LabelledTracklet] | None = None,
-    fitted_on: str = "",
+    fit: Callable[[Backend], Links] = links.fit_links,
     input_hw: tuple[int, int] | None = None,
+    conversion: Conversion | None = None,
 ) -> Bundle:
     """Write the bundle of checkpoint `saved` into `folder`; `golden` (n, H, W, 3) are pictures it answers for later.
 
-    An embedder's link rows are fitted on `tracklets`, without any on drawn ones. Raises `BundleError` where the graph and torch
-    disagree.
+    `fit` makes an embedder's link rows, of drawn people unless it is another. The graph is float32 unless `conversion` says
+    otherwise. Raises `BundleError` where the graph and torch disagree.
     """
     module, size_hw = served(checkpoint.load(saved), input_hw)
     if golden.shape[1:] != (*size_hw, 3) or golden.dtype != np.uint8 or len(golden) < 2:
@@ -92,7 +92,10 @@ def export(
     check_defaults(card)
     runtime = OnnxRuntimeBackend(model, card, threads=1)
     gate.check(runtime, expected, golden, reference=in_torch.infer)
-    rows = links.fit_links(runtime, tracklets, fitted_on=fitted_on) if kind == "embedder" else None
+    if conversion is not None:  # a fault of the export is told apart from what a precision does
+        runtime.close()
+        model, card, runtime = proved(model, card, expected, golden, conversion)
+    rows = fit(runtime) if kind == "embedder" else None
     runtime.close()
     model, card = metadata.filled(model, card, metadata.normalised(1 / 255, MEAN, STD))
     write_bundle(folder, model, card, {"inputs": golden, **expected}, rows)

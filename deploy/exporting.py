@@ -1,19 +1,24 @@
 """What `sightline export` does: golden pictures, scores and words for the card around `deploy.export`."""
 
 import json
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from deploy.adopt_links import fitter
 from deploy.bundle import Bundle
+from deploy.converting import Conversion, converting
 from deploy.export import Described, export
 from deploy.export_search import export_person_search, served_hw
 from deploy.training import Bar
 from detector.letterbox import letterbox
 from reid.crops import to_batch
 from stream.errors import DataError, UsageError
+from stream.model import Backend, Links, Precision
 from trainer import checkpoint, drawn
 from trainer.checkpoint import Checkpoint
 from trainer.datasets.table import MIX, SYNTHETIC
@@ -35,9 +40,13 @@ def export_checkpoint(
     score_files: list[Path],
     thresholds: list[str],
     size: Size,
+    precision: Precision,
+    calibration: Path | None,
     console: Console,
 ) -> dict[str, Any]:
-    """Write the bundle and say what it is."""
+    """Write the bundle and say what it is; fp16 and int8 take ranges from the pictures in folder `calibration`, else drawn ones."""
+    if not name:
+        raise UsageError("--name is missing: a checkpoint brings none")
     saved = checkpoint.load(path)
     synthetic = saved.recipe.get("data") in (SYNTHETIC, MIX)
     described = Described(
@@ -50,15 +59,26 @@ def export_checkpoint(
         defaults=card_defaults(thresholds),
     )
     if saved.recipe.get("method") == "person-search":
+        if precision != "fp32":
+            raise UsageError(f"{path} is of person search, which is served in fp32: leave --precision out")
         bundle = _person_search(path, saved, output, described, size, console)
     else:
-        bundle = _one_graph(path, saved, output, described, size)
+        bundle = _one_graph(path, saved, output, described, size, precision, calibration, console)
     card = bundle.card
     console.print(f"{output}: {card.id}, {card.kind} of {card.input_hw[0]}x{card.input_hw[1]} (height x width)")
     return {"bundle": str(output), "id": card.id, "input_hw": card.input_hw, "scores": card.scores}
 
 
-def _one_graph(path: Path, saved: Checkpoint, output: Path, described: Described, size: Size) -> Bundle:
+def _one_graph(
+    path: Path,
+    saved: Checkpoint,
+    output: Path,
+    described: Described,
+    size: Size,
+    precision: Precision,
+    calibration: Path | None,
+    console: Console,
+) -> Bundle:
     module, size_hw = served(saved)
     is_detector = isinstance(module, ServedDetector)
     if any(size):
@@ -70,8 +90,20 @@ def _one_graph(path: Path, saved: Checkpoint, output: Path, described: Described
         if size_hw[0] % 32 or size_hw[1] % 32:
             raise UsageError(f"the input is {size_hw[0]}x{size_hw[1]}, expected multiples of 32")
     pictures = drawn.golden_pictures("scenes" if is_detector else "crops", GOLDEN)
-    golden = letterbox(pictures, size_hw)[0] if is_detector else to_batch(pictures, size_hw)
-    return export(path, output, described, np.ascontiguousarray(golden), input_hw=size_hw)
+    golden = np.ascontiguousarray(letterbox(pictures, size_hw)[0] if is_detector else to_batch(pictures, size_hw))
+    conversion: AbstractContextManager[Conversion | None] = nullcontext()
+    if precision != "fp32":
+        conversion = converting("detector" if is_detector else "embedder", size_hw, precision, calibration, console)
+    with conversion as wanted:
+        return export(
+            path, output, described, golden, input_hw=size_hw, conversion=wanted, fit=partial(_link_rows, console)
+        )
+
+
+def _link_rows(console: Console, backend: Backend) -> Links:
+    """On drawn people: some thousand crops to embed, which takes minutes where the network is large."""
+    with Bar(console, "link rows") as bar:
+        return fitter(None, bar.at)(backend)
 
 
 def _person_search(

@@ -6,13 +6,34 @@ from typing import Annotated
 import typer
 
 from deploy.output import JsonPath, Output
+from stream.errors import UsageError
+from stream.model import Precision
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="checkpoint.pt of a training run.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="checkpoint.pt of a training run; with --precision also a bundle, by name or folder.",
+            show_default=False,
+        ),
+    ],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the bundle.")],
-    name: Annotated[str, typer.Option(help="The model's name on its card.")],
-    version: Annotated[str, typer.Option(help="The model's version on its card.")] = "1",
+    name: Annotated[str, typer.Option(help="The model's name on its card; a bundle's is kept and lengthened.")] = "",
+    version: Annotated[
+        str, typer.Option(help="The model's version on its card.", show_default="1, or the bundle's")
+    ] = "",
+    precision: Annotated[
+        Precision, typer.Option(help="What the graph computes in; int8 keeps fp32 where a layer does not bear it.")
+    ] = "fp32",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="At least 64 .jpg and .png pictures for the ranges of fp16 and int8: crops, or scenes for a detector.",
+            show_default="drawn pictures",
+        ),
+    ] = None,
     source: Annotated[str, typer.Option(help="What the card says about where it comes from.")] = "",
     scores: Annotated[
         list[Path] | None, typer.Option(metavar="JSON", help="What `sightline evaluate --json` wrote; may be repeated.")
@@ -34,15 +55,42 @@ def export(
 ) -> None:
     """Make a bundle of a checkpoint: ONNX graph, card, golden set and link rows, once the graph has answered as torch did.
 
-    Example: sightline export runs/osnet/checkpoint.pt --output my-osnet --name my-osnet
+    Examples: sightline export runs/osnet/checkpoint.pt --output my-osnet --name my-osnet
+              sightline export my-osnet --precision fp16 --output my-osnet-fp16
+              sightline export my-osnet --precision int8 --calibration crops --output my-osnet-int8
     """
-    from deploy.exporting import export_checkpoint
     from deploy.training import require_torch
 
-    require_torch("export")
     report = Output(json)
+    if calibration is not None and precision == "fp32":
+        raise UsageError("--calibration is for --precision fp16 and int8")
+    if precision != "fp32" and not model.endswith(".pt"):
+        if source or scores or default or height or width:
+            raise UsageError(
+                "--source, --scores, --default, --height and --width are for a checkpoint: a bundle has its own"
+            )
+        if calibration is None:
+            require_torch("export with drawn calibration pictures")
+        from deploy.converting import convert_bundle
+
+        report.data(convert_bundle(model, output, precision, calibration, name, version, report.console))
+        return
+    require_torch("export")
+    from deploy.exporting import export_checkpoint
+
+    size = (height, width)
     report.data(
         export_checkpoint(
-            checkpoint, output, name, version, source, scores or [], default or [], (height, width), report.console
+            Path(model),
+            output,
+            name,
+            version or "1",
+            source,
+            scores or [],
+            default or [],
+            size,
+            precision,
+            calibration,
+            report.console,
         )
     )
