@@ -214,3 +214,19 @@ def test_roi_pooling_is_not_exported():
 )
 def test_cameras_are_served_as_large_as_they_were_trained_on(input_hw, served):
     assert export_search.served_hw(PersonSearchRecipe(input_hw=input_hw)) == served
+
+
+def test_a_person_search_is_written_again_in_half_precision(bundle, tmp_path):
+    (tmp_path / "scenes").mkdir()
+    for place, scene in enumerate(np.tile(_scenes(2), (32, 1, 1, 1))):
+        cv2.imwrite(str(tmp_path / "scenes" / f"{place}.png"), scene)
+    command = ["export", str(bundle.path), "--precision", "fp16", "--calibration", str(tmp_path / "scenes")]
+    assert status_of([*command, "--output", str(tmp_path / "half")]) == 0
+    half = load_bundle(tmp_path / "half")
+    assert half.card.precision == "fp16"
+    assert half.model.stat().st_size < 0.6 * bundle.model.stat().st_size
+    assert half.query.stat().st_size < 0.1 * half.model.stat().st_size
+    boxes = np.array([[10, 5, 40, 60]], np.float32)
+    (vectors,), (expected,) = (Searcher(each).embed(_scenes(1), [boxes]) for each in (half, bundle))
+    assert (vectors * expected).sum(1) > 0.999
+    assert status_of(["export", str(bundle.path), "--precision", "int8", "--output", str(tmp_path / "no")]) == 2
