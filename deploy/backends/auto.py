@@ -65,9 +65,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """Candidates that cannot run the model, or do not give its golden outputs, and what was said."""
 
 
-_lock = (
-    threading.Lock()
-)  # workers of a process measure one after another, and the second finds what the first has stored
+_lock = threading.Lock()  # workers of a process measure one after another: the second finds what the first has stored
 _known: dict[Path, Choice] = {}  # of this process: it keeps its word when the cache is emptied or cannot be written
 
 
@@ -104,6 +102,7 @@ def _made_for(bundle: Bundle, threads: int, candidates: Sequence[Candidate]) -> 
         "candidates": ", ".join(f"{c.name} {_version(c.runtime)}" for c in candidates),
         "bundle": bundle.card.digest,
         "threads": str(threads),
+        "sightline": _version("sightline"),
     }
 
 
@@ -220,7 +219,8 @@ def _stored(path: Path, candidates: Sequence[Candidate]) -> Choice | None:
             choice = msgspec.json.decode(file.read(MAX_BYTES), type=Choice)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    usable = choice.chosen in choice.pictures_per_second and choice.chosen in {c.name for c in candidates}
+    speed = choice.pictures_per_second
+    usable = choice.chosen in speed and choice.chosen in {c.name for c in candidates} and min(speed.values()) > 0
     return choice if usable else None
 
 

@@ -98,6 +98,10 @@ def test_who_measured_at_the_same_time_takes_the_choice_that_was_first(bundle: B
             b'{"made_for": {}, "chosen": "abacus", "pictures_per_second": {"abacus": 1.0}, "refused": {}}',
             id="a runtime that is not there",
         ),
+        pytest.param(
+            b'{"made_for": {}, "chosen": "openvino fp32", "pictures_per_second": {"openvino fp32": 0}, "refused": {}}',
+            id="no speed",
+        ),
     ],
 )
 def test_a_damaged_choice_is_made_again(bundle: Bundle, cache: Path, content: bytes) -> None:
