@@ -9,15 +9,19 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
 
 from stream.errors import BundleError
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "GRU"}
 """What multiplies by many: a network's time is spent in these."""
 
+MOVERS = {"Concat", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+
 
 class Graph:
-    """A model with its constants lifted to initializers; `update` after its nodes were changed.
+    """A model with its constants as initializers, those that are cut and joined from others too (a GRU's weights are reordered in the
+    graph); `update` after its nodes were changed.
 
     Raises `BundleError` for a graph with branches or loops, whose insides would need the same treatment, and for one whose types
     are not known.
@@ -27,6 +31,8 @@ class Graph:
         self.model = onnx.load_model_from_string(model)
         _lift_constants(self.model)
         self.update()
+        if self._join_constants():
+            self.update()
 
     def update(self) -> None:
         """Find out again who makes and takes what."""
@@ -102,6 +108,25 @@ class Graph:
             if node.op_type in LAYERS or place in places:
                 wanted.update(node.input)
         return places
+
+    def _join_constants(self) -> bool:
+        """Do now what only moves constants about; whether there was any."""
+        opsets = {one.domain: one.version for one in self.model.opset_import}
+        left = []
+        for node in self.nodes:
+            names = [name for name in node.input if name]
+            moved = node.op_type in MOVERS and bool(names) and all(name in self.constants for name in names)
+            if not moved or self.outputs.intersection(node.output):
+                left.append(node)
+                continue
+            run = ReferenceEvaluator(node, opsets=opsets)
+            values = run.run(list(node.output), {name: self.array(name) for name in names})
+            for name, value in zip(node.output, values, strict=True):
+                self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        if len(left) == len(self.nodes):
+            return False
+        self.model = onnx.load_model_from_string(self.write(left, ()))
+        return True
 
     def opened(self, names: Sequence[str]) -> bytes:
         """The model with float32 values in its middle as its outputs."""

@@ -206,6 +206,20 @@ def test_batch_normalisation_is_folded_where_a_convolution_precedes_and_multipli
         assert _cosine(run_each(converted, _pictures(8, seed=1)), run_each(model, _pictures(8, seed=1))) > 0.99
 
 
+def test_weights_that_a_graph_turns_are_turned_once_and_converted():
+    chain = _Tiny().conv("first", 8).conv("second", 8)
+    weights = chain.constant("weights", chain.rng.normal(size=(8, 8)).astype(np.float32))
+    chain.nodes.append(helper.make_node("Transpose", [weights], ["turned"], perm=[1, 0]))
+    chain.then("Transpose", perm=[0, 2, 3, 1]).then("MatMul", "turned").then("Transpose", perm=[0, 3, 1, 2])
+    model = chain.conv("third", 8).done()
+    for kind, name in (("fp16", "turned/fp16"), ("int8", "turned/dequantized")):
+        converted = precision.convert(model, kind, _pictures())
+        product = next(n for n in onnx.load_model_from_string(converted).graph.node if n.op_type == "MatMul")
+        assert product.input[1] == name
+        assert "weights" not in _kinds(converted)
+        assert _cosine(run_each(converted, _pictures(8, seed=1)), run_each(model, _pictures(8, seed=1))) > 0.99
+
+
 def test_int8_is_symmetric_everywhere_per_channel_for_weights_and_keeps_the_first_and_last_layers():
     model = onnx.load_model_from_string(precision.convert(_plain(), "int8", _pictures()))
     constants = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
