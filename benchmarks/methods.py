@@ -169,7 +169,7 @@ def pace(model):
 def table(found):
     """Markdown: what was measured, then the paper's own figures on its own data."""
     print(
-        "| method | variant | parameters | multiply-adds, paper's size | here | pictures/s | mAP | rank-1 | **paper** |"
+        "| method | variant | parameters | multiply-adds, paper's size | here | pictures/s | mAP | rank-1 | **the paper's own** |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     place = {(method, variant): at for at, (method, variant, _) in enumerate(sorted(rows(), key=by_method))}
