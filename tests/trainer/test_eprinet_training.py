@@ -1,23 +1,17 @@
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 from torchvision.models import efficientnet_b0
 
-from deploy.backends.onnxruntime import OnnxRuntimeBackend
-from deploy.export import to_onnx
-from deploy.gate import check
 from stream.errors import SettingsError
-from stream.model import ModelCard
 from tests.trainer import eprinet_small as small
 from trainer.augment import normalise
 from trainer.losses import batch_hard_triplet
 from trainer.methods import eprinet
 from trainer.methods.eprinet import ABLATIONS, EPRINetRecipe, EPRINetTask
-from trainer.serving import ServedEmbedder, TorchBackend
 from trainer.settings import make_recipe
 
 BRANCHES = ("none", "fpb", "pfpb")
@@ -245,19 +239,3 @@ def test_a_network_of_any_parts_can_be_traced_for_export_with_any_batch(branch, 
             network, (torch.zeros(2, 3, 64, 32),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
         )
         assert program.module()(torch.zeros(5, 3, 64, 32)).shape == (5, 1472 if branch == "fpb" else 1280)
-
-
-def test_the_graph_for_serving_passes_the_gate_of_exports_and_has_no_classifier():
-    module = ServedEmbedder(small.network(gamma=0.5, input_hw=(384, 192))).eval()
-    golden = np.random.default_rng(0).integers(0, 256, (4, 384, 192, 3), dtype=np.uint8)
-    expected = TorchBackend(module).infer(golden)
-    card = ModelCard(
-        name="eprinet", version="1", kind="embedder", input_hw=(384, 192), outputs={"embedding": (1280,)}, max_batch=4,
-        embedding_size=1280, synthetic_only=True, licence="Apache-2.0", digest="0" * 64,
-    )  # fmt: skip
-    data = to_onnx(module, (384, 192))
-    check(OnnxRuntimeBackend(data, card), expected, golden)  # each alone, in a batch of 3 and of 4
-    cosines = expected["embedding"] @ expected["embedding"].T
-    assert (cosines[~np.eye(4, dtype=bool)] < 0.99).all()  # else the gate would not notice a mixture
-    sizes = [tuple(value.dims) for value in onnx.load_from_string(data).graph.initializer]
-    assert sum(int(np.prod(dims)) for dims in sizes) < small.parameters(module.network)

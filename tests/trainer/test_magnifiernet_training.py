@@ -8,12 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from deploy.export import to_onnx
 from tests.trainer import magnifiernet_small as small
 from trainer import checkpoint
 from trainer.loop import train
 from trainer.methods import magnifiernet as m
-from trainer.serving import ServedEmbedder, TorchBackend
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -247,35 +245,10 @@ def test_magnifiernet_learns_four_people_by_heart():
 # the graph that is served
 
 
-def _decided(recipe):
-    """An embedder whose mask head is sure of itself: an untrained one's logits are almost equal."""
-    torch.manual_seed(0)
-    network = m.embedder(recipe).eval()
-    with torch.no_grad():
-        network.mask.deconv.weight *= 100
-        network.mask.conv.weight *= 1000
-    return network
-
-
 def _session(graph):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
-def test_the_exported_graph_finds_the_regions_itself_and_answers_as_torch_does():
-    served = ServedEmbedder(_decided(small.recipe())).eval()
-    graph = to_onnx(served, small.HW)
-    operators = [node.op_type for node in onnx.load_from_string(graph).graph.node]
-    assert operators.count("GRU") == operators.count("ArgMax") == operators.count("AveragePool") == 1
-    session, backend = _session(graph), TorchBackend(served)
-    for count in (1, 4):
-        images = np.random.default_rng(count).integers(0, 256, (count, *small.HW, 3), dtype=np.uint8)
-        (vectors,) = session.run(None, {"images": images})
-        expected = backend.infer(images)["embedding"]
-        assert vectors.shape == (count, 4096)
-        assert (vectors * expected).sum(1).min() >= 0.9995  # a pixel between two regions may fall to either
-        assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
 
 
 class _Told(nn.Module):

@@ -2,14 +2,13 @@ import re
 import warnings
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deploy.export import OPSET, to_onnx, without_notes
+from deploy.export import OPSET, without_notes
 from reid.crops import to_batch
 from stream.errors import DataError, SettingsError, UsageError
 from trainer import checkpoint, resnet_ibn
@@ -377,18 +376,6 @@ def _session(graph):
 def _same(got, expected):
     assert np.abs(got - expected).max() <= 1e-4
     assert ((got * expected).sum(1) >= 0.9999).all()
-
-
-def test_the_exported_graph_gives_the_same_vectors():
-    module = ServedEmbedder(_for_export()).eval()
-    graph = to_onnx(module, (64, 32))
-    kinds = [node.op_type for node in onnx.load_from_string(graph).graph.node]
-    assert kinds.count("GridSample") == 7
-    assert "AffineGrid" not in kinds
-    session, backend = _session(graph), TorchBackend(module)
-    for count in (1, 4, 4):
-        pixels = np.random.default_rng(count).integers(0, 256, (count, 64, 32, 3), dtype=np.uint8)
-        _same(session.run(None, {"images": pixels})[0], backend.infer(pixels)["embedding"])
 
 
 def test_without_joint_optimisation_boxes_are_a_second_input_of_the_graph():

@@ -1,16 +1,12 @@
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from stream.errors import DataError, UsageError
 from tests.trainer import osnet_small as small
 from trainer.methods import osnet
 from trainer.methods.osnet import ABLATIONS, FINE_TUNED
-from trainer.serving import ServedEmbedder
 from trainer.settings import make_recipe
 
 CPU = torch.device("cpu")
@@ -42,15 +38,6 @@ SHAPED = {
     for name, row in ABLATIONS.items()
     if any(key in SWITCHES for key in row) and "weights" not in row
 }
-
-
-def _in_onnx(module, example, folder):
-    """`module` in ONNX Runtime, and the file."""
-    path = folder / "model.onnx"
-    shapes = ({0: torch.export.Dim("batch", min=1, max=64)},)
-    torch.onnx.export(module, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False).save(path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda x: session.run(None, {session.get_inputs()[0].name: x.numpy()})[0], path
 
 
 @pytest.mark.parametrize("row", SHAPED.values(), ids=SHAPED.keys())
@@ -218,42 +205,3 @@ def test_torchreids_weights_fill_all_but_the_classifier(tmp_path):
 def test_imagenet_weights_must_be_named_by_file():
     with pytest.raises(DataError, match=r"torchvision has none.*name a file"):
         small.task().fill("imagenet")
-
-
-def test_in_onnx_it_is_the_same_network_with_one_gate_per_block(tmp_path):
-    served = ServedEmbedder(small.network(width=1.0)).eval()  # tests/deploy/test_export.py exports x0.25
-    run, path = _in_onnx(served, torch.zeros(2, 64, 32, 3, dtype=torch.uint8), tmp_path)
-    for batch in (1, 4, 5):
-        pixels = torch.randint(0, 256, (batch, 64, 32, 3), dtype=torch.uint8)
-        with torch.inference_mode():
-            expected = served(pixels).numpy()
-        found = run(pixels)
-        assert found.shape == (batch, 512)
-        assert np.abs(found - expected).max() <= 1e-4
-        assert (found * expected).sum(1).min() >= 0.9999
-    weights = onnx.load(path).graph.initializer
-    assert sum(np.prod(w.dims) for w in weights) < 1.02 * sum(v.numel() for v in served.network.state_dict().values())
-    gates = {tuple(gate.fc2.weight.shape) for gate in served.network.modules() if isinstance(gate, osnet.ChannelGate)}
-    assert sum(tuple(w.dims) in gates for w in weights) == 6
-
-
-class _AllBlocks(nn.Module):
-    """One block of every kind, side by side."""
-
-    def __init__(self):
-        super().__init__()
-        kinds = [{"fusion": fusion} for fusion in ("separate", "stream", "fixed", "add", "concat")]
-        kinds += [{"conv": "full"}, {"instance_norm": True}]
-        self.blocks = nn.ModuleList(osnet.OSBlock(16, 16, depths=(1, 2), **kind) for kind in kinds)
-
-    def forward(self, x):
-        return torch.cat([block(x) for block in self.blocks], 1)
-
-
-def test_every_kind_of_block_exports(tmp_path):
-    torch.manual_seed(0)
-    blocks = _AllBlocks().eval()
-    run, _ = _in_onnx(blocks, torch.randn(2, 16, 8, 4), tmp_path)
-    x = torch.randn(4, 16, 8, 4)
-    with torch.inference_mode():
-        assert np.abs(run(x) - blocks(x).numpy()).max() <= 1e-4
