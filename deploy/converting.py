@@ -59,8 +59,8 @@ def convert_bundle(
 ) -> dict[str, Any]:
     """Write bundle `source` (name or folder) again in another precision, and say what it is; "" keeps name or version.
 
-    Calibration pictures are those in `folder`, else drawn ones. The golden outputs stay what they are, those of the float32 model, and
-    so do the link rows: at the cosines that the gate asks for, similarities move by less than they differ between tracklets.
+    Calibration pictures are those in `folder`, else drawn ones. Golden outputs and link rows stay what they are, those of the float32
+    model.
     """
     bundle = load_bundle(source)
     card = bundle.card
