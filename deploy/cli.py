@@ -27,7 +27,7 @@ SERVING = ("demo", "run", "ingest", "perceive", "match", "bench")
 VERBS = {
     "Run": ("demo", "run", "ingest", "perceive", "match", "events"),
     "Look": ("doctor", "plan", "status", "bench"),
-    "Models": ("adopt", "data", "methods", "train", "evaluate", "export", "build"),
+    "Models": ("adopt", "data", "methods", "train", "average", "evaluate", "export", "build"),
 }
 """Every verb is the function, or the group of verbs, of its name in ``deploy/commands/<verb>.py``; panels as `--help` shows them."""
 

@@ -1,9 +1,10 @@
 """Tracklets to identities: the same person, a new one, or not sure yet. Pure: reads no clock and does no I/O.
 
-A tracklet is pending until enough crops speak for a link or for somebody new; five seconds after its first frame the better
+A tracklet is pending until enough crops speak for a link or for somebody new; ten seconds after its first frame the better
 guess will do, but one that may be any of several known people stays pending: somebody new for each doubt would give one
-person many identities, which later doubts would be about. Then it is linked or new; then ended. A step takes one record in order of event time and changes the state alone;
-the same state and record give the same decisions, on any machine run of the same versions.
+person many identities, which later doubts would be about. Then it is linked or new; then ended. A step takes one record in
+order of event time and changes the state alone; the same state and record give the same decisions, on any machine run of the
+same versions.
 """
 
 import math
