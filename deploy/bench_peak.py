@@ -1,6 +1,7 @@
 """What the processor can do at most, and what a graph asks of it: multiply-adds, measured and counted."""
 
 from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
 import onnx
@@ -14,20 +15,21 @@ from deploy.precision_graph import LAYERS, Graph
 from stream.errors import BundleError
 from stream.model import ModelCard, Precision
 
-ROWS, SIDE, PRODUCTS = 512, 1024, 8
-"""Of the matrices whose products show the peak: large enough for every runtime, small enough for the second cache."""
-INPUT_HW = (ROWS, 8)
+SHAPES = ((256, 512), (2048, 256))
+"""Rows, and sides of the square matrices, whose products show the peak: of several shapes that were tried the first was the fastest in
+fp32, fp16 and int8, the second in bf16."""
+PRODUCTS = 24
 
 
 def peaks(threads: int) -> dict[Arithmetic, float]:
-    """Multiply-adds per second by precision: a chain of matrix products, in whichever installed runtime is the fastest at it."""
+    """Multiply-adds per second by precision: chains of matrix products, in whichever shape and installed runtime is the fastest."""
     found: dict[Arithmetic, float] = {}
-    pictures = np.random.default_rng(0).integers(0, 256, (1, *INPUT_HW, 3), np.uint8)
     written: tuple[Precision, ...] = ("fp32", "int8")
-    for precision in written:
-        card = _card(precision)
-        for candidate in on_processor(_products(precision), card, threads):
-            rate = _rate(candidate, pictures, clock_for([candidate], threads))
+    for precision, (rows, side) in product(written, SHAPES):
+        card = _card(precision, rows, side)
+        for candidate in on_processor(_products(precision, rows, side), card, threads):
+            seconds = _seconds(candidate, clock_for([candidate], threads))
+            rate = rows * side * side * PRODUCTS / seconds
             found[candidate.precision] = max(found.get(candidate.precision, 0.0), rate)
     return found
 
@@ -58,22 +60,23 @@ def _of_node(graph: Graph, node: onnx.NodeProto) -> int:
     return size(graph.shape(node.output[0])) * inner
 
 
-def _rate(candidate: Candidate, pictures: NDArray[np.uint8], clock: Clock) -> float:
+def _seconds(candidate: Candidate, clock: Clock) -> float:
     backend = candidate.make()
+    pictures = np.random.default_rng(0).integers(0, 256, (1, *backend.card.input_hw, 3), np.uint8)
     try:
         ((seconds,),) = quickest_s([backend], [pictures], clock)
     finally:
         backend.close()
-    return ROWS * SIDE * SIDE * PRODUCTS / seconds
+    return seconds
 
 
-def _card(precision: Precision) -> ModelCard:
+def _card(precision: Precision, rows: int, side: int) -> ModelCard:
     return ModelCard(
         name="matrix-products",
         version="1",
         kind="embedder",
-        input_hw=INPUT_HW,
-        outputs={"embedding": (SIDE,)},
+        input_hw=(rows, 8),
+        outputs={"embedding": (side,)},
         max_batch=1,
         precision=precision,
         synthetic_only=True,
@@ -82,16 +85,16 @@ def _card(precision: Precision) -> ModelCard:
     )
 
 
-def _products(precision: Precision) -> bytes:
+def _products(precision: Precision, rows: int, side: int) -> bytes:
     """A graph of the house contract that multiplies `PRODUCTS` times by a square matrix."""
     constants: Mapping[str, NDArray[np.generic]] = {
         "inner_axes": np.array([0, 2, 3], np.int64),
         "outer_axes": np.array([1], np.int64),
         "rows_axis": np.array([0], np.int64),
-        "spread": np.random.default_rng(1).normal(size=(1, SIDE)).astype(np.float32) / 255,
-        "weights": np.random.default_rng(2).normal(size=(SIDE, SIDE)).astype(np.float32) / SIDE**0.5,
-        "q_weights": np.random.default_rng(2).integers(-127, 128, (SIDE, SIDE), np.int8),
-        "w_scale": np.array(1 / 127 / SIDE**0.5, np.float32),
+        "spread": np.random.default_rng(1).normal(size=(1, side)).astype(np.float32) / 255,
+        "weights": np.random.default_rng(2).normal(size=(side, side)).astype(np.float32) / side**0.5,
+        "q_weights": np.random.default_rng(2).integers(-127, 128, (side, side), np.int8),
+        "w_scale": np.array(1 / 127 / side**0.5, np.float32),
         "x_scale": np.array(1 / 32, np.float32),
         "zero": np.array(0, np.int8),
     }
@@ -116,8 +119,8 @@ def _products(precision: Precision) -> bytes:
     graph = helper.make_graph(
         nodes,
         "products",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, (1, *INPUT_HW, 3))],
-        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, (1, SIDE))],
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, (1, rows, 8, 3))],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, (1, side))],
         [numpy_helper.from_array(array, name) for name, array in constants.items() if name in used],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
