@@ -37,15 +37,15 @@ KEPT = {
 }
 """Parts whose tensors are in the graph: no classifier, and of the heads nothing."""
 SHAPING = {
-    "osnet": ("width", "ibn", "conv", "fusion", "depths"),
+    "osnet": ("ibn", "conv", "fusion"),
     "eprinet": ("branch", "taps", "pam", "fuse", "fp_source", "ce_b_input", "concat"),
     "magnifiernet": ("mask", "mask_resize", "sab", "sfb", "sb_stem"),
     "mgre": (
-        "backbone", "stages", "regions", "features", "stage3_region", "embed_dim", "guidance", "fast_guidance",
+        "backbone", "stages", "regions", "features", "stage3_region", "guidance", "fast_guidance",
         "loc_input", "detach_loc", "fe4", "pool",
     ),
 }  # fmt: skip
-"""Keys of a recipe that change the graph; the rest of a row is about training."""
+"""Keys of a recipe that change what a graph consists of; others change sizes, how often something stands in it, or the training."""
 MORE = {
     "eprinet": ({"fuse": "mul_sigmoid"}, {"fuse": "one_plus"}, {"ce_b_input": "F_b"}, {"concat": True}),
     "mgre": ({"fast_guidance": True},),
@@ -115,7 +115,8 @@ def test_only_what_serves_is_left_and_every_weight_is_there_once(method):
     weights = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
     own = {name for name in weights if name.startswith("network.")}
     assert {name.split(".")[1] for name in own} == KEPT[method]
-    known = {f"network.{name}" for name in module.network.state_dict()}
+    network = module.network
+    known = {f"network.{name}" for name, _ in (*network.named_parameters(), *network.named_buffers())}
     assert {name.removesuffix("_bias") for name in own} <= known  # a folded norm leaves a bias
     trained = [values for values in head.state_dict().values() if values.dim() > 1]
     assert trained
