@@ -3,6 +3,7 @@
 import functools
 from collections import Counter
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -15,6 +16,7 @@ from deploy import engine_check, gate
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.engine_graph import taken_form
 from deploy.export import OPSET, chooses, to_onnx
+from deploy.precision import LEAST_PICTURES, convert
 from stream.errors import UsageError
 from stream.model import ModelCard
 from trainer.checkpoint import Checkpoint
@@ -106,6 +108,18 @@ def test_the_graph_answers_as_torch_does_at_every_batch_size(method):
     module, model, _ = _whole(method)
     vectors = _gate(module, model)
     assert (vectors @ vectors.T)[~np.eye(3, dtype=bool)].max() < 0.9999  # else a gate for cosines would be no gate
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_in_half_precision_the_graph_passes_the_gate_of_that(method):
+    module, model, _ = _whole(method)
+    pixels = np.random.default_rng(0).integers(0, 256, (LEAST_PICTURES, *SIZE_HW, 3), dtype=np.uint8)
+    expected = TorchBackend(module).infer(pixels[:3])
+    half = convert(model, "fp16", pixels)
+    card = msgspec.structs.replace(_card(expected["embedding"].shape[1], model), precision="fp16")
+    gate.check(OnnxRuntimeBackend(half, card), expected, pixels[:3])
+    assert len(half) < 0.55 * len(model)
+    assert engine_check.check(taken_form(onnx.load_from_string(half))).unsupported == ()
 
 
 @pytest.mark.parametrize("method", METHODS)
