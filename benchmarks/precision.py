@@ -67,9 +67,11 @@ def opened(name: str) -> tuple[bytes, ModelCard]:
     return to_onnx(module, size_hw), card
 
 
-def runtimes(model: bytes, card: ModelCard) -> dict[str, Backend]:
+def runtimes(model: bytes, card: ModelCard, openvino: bool) -> dict[str, Backend]:
     """Every runtime and arithmetic there is on this CPU."""
     found: dict[str, Backend] = {"onnxruntime": OnnxRuntimeBackend(model, card, threads=1)}
+    if not openvino:
+        return found
     try:
         from deploy.backends.openvino import OpenVinoBackend, precisions
     except ImportError:
@@ -94,24 +96,25 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=100)
     parser.add_argument("--scenes", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-openvino", action="store_true", help="saves gigabytes with large models")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     rows: list[Row] = []
     for name in given.models:
-        rows += measured(name, given.people, given.scenes, given.rounds)
+        rows += measured(name, given.people, given.scenes, given.rounds, not given.no_openvino)
     print(table(rows))
     if given.json:
         given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
 
 
-def measured(name: str, people: int, scenes: int, rounds: int) -> list[Row]:
+def measured(name: str, people: int, scenes: int, rounds: int, openvino: bool) -> list[Row]:
     model, card = opened(name)
     calibration = calibration_pictures(card.kind, card.input_hw, None)
     graphs = {precision: convert(model, precision, calibration) for precision in PRECISIONS}
     sessions = {}
     rows, vectors = [], {}
     for precision, graph in graphs.items():
-        sessions[precision] = runtimes(graph, msgspec.structs.replace(card, precision=precision))
+        sessions[precision] = runtimes(graph, msgspec.structs.replace(card, precision=precision), openvino)
         runtime = sessions[precision]["onnxruntime"]
         if card.kind == "detector":
             pictures = drawn.test_scenes(1, evaluate.silent)["scenes"].take(np.arange(scenes))
