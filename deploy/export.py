@@ -5,8 +5,10 @@ picture alone the same as among others.
 """
 
 import io
+import os
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,11 +94,14 @@ def export(
     check_defaults(card)
     runtime = OnnxRuntimeBackend(model, card, threads=1)
     gate.check(runtime, expected, golden, reference=in_torch.infer)
-    if conversion is not None:  # a fault of the export is told apart from what a precision does
-        runtime.close()
-        model, card, runtime = proved(model, card, expected, golden, conversion)
-    rows = fit(runtime) if kind == "embedder" else None
     runtime.close()
+    if conversion is not None:  # a fault of the export is told apart from what a precision does
+        model, card, runtime = proved(model, card, expected, golden, conversion)
+        runtime.close()
+    rows = None
+    if kind == "embedder":
+        with closing(OnnxRuntimeBackend(model, card, threads=os.cpu_count() or 1)) as quick:  # thousands of crops
+            rows = fit(quick)
     model, card = metadata.filled(model, card, metadata.normalised(1 / 255, MEAN, STD))
     write_bundle(folder, model, card, {"inputs": golden, **expected}, rows)
     bundle = load_bundle(folder)
