@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper, shape_inference, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from stream.errors import BundleError
@@ -16,6 +16,8 @@ from stream.errors import BundleError
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "GRU"}
 """What multiplies by many: a network's time is spent in these."""
 
+OLDEST_OPSET = 13
+"""The first in which int8 weights have a range per channel; graphs of adopted models may be older and are brought there."""
 MOVERS = {"Concat", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 
 
@@ -28,7 +30,7 @@ class Graph:
     """
 
     def __init__(self, model: bytes) -> None:
-        self.model = onnx.load_model_from_string(model)
+        self.model = _at_least(OLDEST_OPSET, onnx.load_model_from_string(model))
         _lift_constants(self.model)
         self.update()
         if self._join_constants():
@@ -208,6 +210,18 @@ def fold_norms(graph: Graph) -> None:
 def _add(constants: dict[str, TensorProto], name: str, values: NDArray[np.float64]) -> str:
     constants[name] = numpy_helper.from_array(values.astype(np.float32), name)
     return name
+
+
+def _at_least(opset: int, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in this opset, if it is of an older one."""
+    if all(one.version >= opset for one in model.opset_import if one.domain in ("", "ai.onnx")):
+        return model
+    try:
+        return version_converter.convert_version(model, opset)
+    except RuntimeError as error:  # of its C++ side
+        raise BundleError(
+            f"the graph cannot be brought to opset {opset} ({error}): keep fp32, or export it anew"
+        ) from error
 
 
 def _lift_constants(model: onnx.ModelProto) -> None:

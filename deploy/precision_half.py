@@ -60,6 +60,7 @@ def candidates(graph: Graph) -> set[int]:
         if graph.nodes[place].op_type in HALF and any(map(graph.is_float, filter(None, graph.nodes[place].output)))
     }
     places -= _for_choosers(graph)
+    places -= {place for place in places if _is_square(graph.nodes[place])}
     return {place for place in places if _constants_fit(graph, graph.nodes[place])}
 
 
@@ -88,6 +89,11 @@ def _for_choosers(graph: Graph) -> set[int]:
             wanted.update(node.input)
         wanted.update(node.input[slot] for slot in CHOOSERS.get(node.op_type, ()) if slot < len(node.input))
     return places
+
+
+def _is_square(node: onnx.NodeProto) -> bool:
+    """A value times itself: the beginning of a variance, and beyond half precision from 256 on."""
+    return node.op_type == "Mul" and node.input[0] == node.input[1]
 
 
 def _constants_fit(graph: Graph, node: onnx.NodeProto) -> bool:

@@ -187,6 +187,29 @@ def test_an_addition_that_keeps_a_divisor_from_zero_stays_fp32():
     assert kinds["eps"] == TensorProto.FLOAT
 
 
+def test_squares_stay_fp32():
+    chain = _Tiny().conv("first", 8).conv("second", 8)
+    before = chain.last
+    chain.then("Mul", before)
+    square = chain.last
+    kinds = _kinds(precision.convert(chain.conv("third", 8).done(), "fp16", _pictures()))
+    assert kinds[before] == TensorProto.FLOAT16
+    assert kinds[square] == TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("kind", ["fp16", "int8"])
+def test_a_graph_of_an_old_opset_is_brought_to_the_one_that_int8_needs(kind):
+    old = onnx.load_model_from_string(_Tiny().conv("first", 8).conv("second", 8).conv("third", 8).done())
+    old.opset_import[0].version = 11
+    mean = next(node for node in old.graph.node if node.op_type == "ReduceMean")
+    del mean.input[1]
+    mean.attribute.append(helper.make_attribute("axes", [2, 3]))
+    converted = precision.convert(old.SerializeToString(), kind, _pictures())
+    assert onnx.load_model_from_string(converted).opset_import[0].version == 13
+    before, after = (run_each(each, _pictures(8, seed=1)) for each in (old.SerializeToString(), converted))
+    assert _cosine(after, before) > 0.99
+
+
 def test_batch_normalisation_is_folded_where_a_convolution_precedes_and_multiplied_elsewhere():
     chain = _Tiny().conv("first", 8).conv("second", 8)
     chain.nodes.pop()
