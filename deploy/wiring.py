@@ -20,9 +20,9 @@ from deploy.state import key_of, opened_state
 from deploy.thresholds import with_defaults
 from deploy.together import Group, Paced, together
 from stream.errors import BundleError, EpochLost, GalleryError, SettingsError, UsageError
-from stream.messages import MatchEvent
+from stream.messages import CameraState, DecodedFrame, MatchEvent
 from stream.settings import KafkaSettings
-from stream.stage import Chain, Pass, as_messages, as_records, run
+from stream.stage import Chain, Pass, Stage, as_messages, as_records, run
 from stream.transport import Source
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 M = TypeVar("M")
 SECOND = 1_000_000_000  # nanoseconds
+
+Perceive = Stage[DecodedFrame | CameraState, FromPerceive]
+"""Detector and embedder."""
 
 
 def ingest(
@@ -67,16 +70,32 @@ def perceive(
     bus: Bus,
     stop: threading.Event,
     *,
+    stage: Perceive | None = None,
     source: Source[FromCamera] | None = None,
     watch: Callable[[FromPerceive], None] | None = None,
 ) -> None:
     """Frames -> embeddings, with models of its own. `watch` sees every record that is sent.
 
-    `source`: opened and closed by the caller, who wants all workers to have their cameras before the first frame comes.
+    `stage` and `source`: opened and closed by the caller, who wants the models loaded, and all workers to have their cameras,
+    before the first frame comes.
     """
+    from detector.jpeg import decode_frames
+
+    with ExitStack() as held:
+        stage = stage or held.enter_context(loaded(settings))
+        source = source or held.enter_context(closing(bus.frames_source()))
+        sink = held.enter_context(closing(bus.embeddings_sink()))
+        if not (bus.lasting or settings.live):
+            source = Paced(source, bus.embeddings_lag, bus.most_lag)
+        shown = Watched(sink, watch) if watch else sink
+        run(source, stage, shown, prepare=decode_frames, name="perceive", stop=stop)
+
+
+@contextmanager
+def loaded(settings: Settings) -> Iterator[Perceive]:
+    """Detector and embedder of a worker, their models loaded: seconds where a runtime compiles them."""
     from deploy.backends import load
     from detector.detector import Detector
-    from detector.jpeg import decode_frames
     from reid.embedder import Embedder
 
     compute, models = settings.compute, (settings.detector, settings.reid)
@@ -86,13 +105,7 @@ def perceive(
         if eyes.card.kind == "detector":  # else a person search, which has described whom it has found
             looks = load(embedder_of(*models), backend=compute.backend, checkpoint=compute.embedder_checkpoint)
             held.enter_context(closing(looks))
-        source = source or held.enter_context(closing(bus.frames_source()))
-        sink = held.enter_context(closing(bus.embeddings_sink()))
-        if not (bus.lasting or settings.live):
-            source = Paced(source, bus.embeddings_lag, bus.most_lag)
-        stage = Chain(Detector(eyes, with_defaults(settings.detector, eyes.card)), Embedder(looks, settings.reid))
-        shown = Watched(sink, watch) if watch else sink
-        run(source, stage, shown, prepare=decode_frames, name="perceive", stop=stop)
+        yield Chain(Detector(eyes, with_defaults(settings.detector, eyes.card)), Embedder(looks, settings.reid))
 
 
 def match(
@@ -227,12 +240,16 @@ def run_site(
     with opened_bus(settings, stop) as bus, gallery_of(settings, state) as at, ExitStack() as held:
         # in memory a camera never changes workers: tracklets would begin anew, and files give other events than with one
         sources = [None if bus.lasting else held.enter_context(closing(bus.frames_source())) for _ in range(count)]
+        stages = [held.enter_context(loaded(settings)) for _ in range(count)]  # before any live camera begins
         together(
             [
                 Group("ingest", [partial(ingest, settings, bus)], bus.frames_end),
                 Group(
                     "perceive",
-                    [partial(perceive, settings, bus, source=source, watch=watch) for source in sources],
+                    [
+                        partial(perceive, settings, bus, stage=stage, source=source, watch=watch)
+                        for stage, source in zip(stages, sources, strict=True)
+                    ],
                     bus.embeddings_end,
                 ),
                 *matching(settings, bus, at, told=told),
