@@ -37,10 +37,11 @@ def random_bundle(name: str, recipe: Recipe, folder: Path) -> tuple[Bundle, Torc
     network = method_module(recipe.method).embedder(recipe).eval()
     size_hw, kind = recipe.input_hw, _kind(recipe)
     module: Served
+    query: bytes | None = None
     if isinstance(recipe, PersonSearchRecipe) and isinstance(network, PersonSearch):
         size_hw = served_hw(recipe)
         module = SearchDetect(network, size_hw)
-        model = to_graphs(network, size_hw)[0]
+        model, query = to_graphs(network, size_hw)
     else:
         module = ServedDetector(network, size_hw) if kind == "detector" else ServedEmbedder(network)
         model = to_onnx(module.eval(), size_hw)
@@ -61,7 +62,7 @@ def random_bundle(name: str, recipe: Recipe, folder: Path) -> tuple[Bundle, Torc
         source="random weights",
         digest="0" * 64,  # write_bundle fills it in
     )
-    return write_bundle(folder, model, card, {"inputs": golden, **outputs}), in_torch
+    return write_bundle(folder, model, card, {"inputs": golden, **outputs}, query=query), in_torch
 
 
 def _kind(recipe: Recipe) -> Kind:
