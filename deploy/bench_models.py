@@ -169,7 +169,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlabel("pictures per second")
-    axes.margins(x=0.15)
+    axes.margins(x=0.15, y=0.01)
     figure.savefig(path, dpi=120)
 
 

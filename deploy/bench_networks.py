@@ -20,6 +20,7 @@ from trainer.serving import Served, ServedDetector, ServedEmbedder, TorchBackend
 from trainer.settings import Recipe
 
 NETWORKS: dict[str, Recipe] = {
+    "osnet-x0.25-128x64": OSNetRecipe(width=0.25, input_hw=(128, 64)),  # as the shipped one
     "osnet-x0.25": OSNetRecipe(width=0.25),
     "osnet-x1.0": OSNetRecipe(),
     "eprinet": EPRINetRecipe(),
