@@ -57,11 +57,12 @@ class Subject:
 
 def bench_models(names: Sequence[str], *, methods: bool, batch: int, threads: int, console: Console) -> dict[str, Any]:
     """Measure bundles by name or folder, or one of each method with random weights, print it, and return it."""
+    bundles = list(of_bundles(() if methods else names))  # one that is not there is said before anything is measured
     console.print(f"measuring what {threads} thread(s) do at most")
     found = {name: round(rate / 1e9, 1) for name, rate in peaks(threads).items()}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        for subject in of_methods(Path(folder), console) if methods else of_bundles(names):
+        for subject in of_methods(Path(folder), console) if methods else bundles:
             console.print(f"{subject.name}: compiling and measuring")
             rows += measure(subject, batch, threads, found)
     console.print(table(rows))
