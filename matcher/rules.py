@@ -65,7 +65,8 @@ class Rules:
     false_links: float = 0.05
     """Asked rate of wrong links, 0.01 to 0.2; the only threshold that a user sets."""
 
-    wait_ns: int = 10 * SECOND  # then the better guess will do; 1 s .74 | .74, 5 s .77 | .76, 10 s .79 | .76; demo: 5 s .756 at .87
+    # demo: 5 s .756 at precision .87, 10 s .757 at .88
+    wait_ns: int = 10 * SECOND  # then the better guess will do; 1 s .74 | .74, 5 s .77 | .76, 10 s .79 | .76
     left_ns: int = 2 * SECOND  # unseen for this long, it has ended
     sure_crops: int = 4  # a link waits for as many unless its time is up: first crops are cut off by the picture's edge
     stranger_crops: int = 12  # somebody new, too
