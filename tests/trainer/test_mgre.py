@@ -247,8 +247,10 @@ def test_the_rates_other_reading_is_a_key():
 
 
 def test_weights_that_are_not_there_are_asked_for_in_one_line():
+    recipe = MGReRecipe(batch_people=2)
+    task = MGReTask(recipe, _crops())
     with pytest.raises(DataError, match=r"resnet50_ibn_a-d9d0bb7b.pth.*no such file.*--from-scratch"):
-        MGReTask(MGReRecipe(batch_people=2), _crops())
+        task.fill(recipe.weights)
 
 
 @pytest.mark.parametrize(
