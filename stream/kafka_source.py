@@ -233,8 +233,8 @@ class KafkaSource(Generic[T]):
             if place.partition not in self._cursors.fetching():
                 with contextlib.suppress(*_CHANGING_HANDS):
                     offset = self._consumer.position(place, timeout_ms=500)
-                    if offset is not None:
-                        self._cursors.assign(place.partition, offset)
+                    if offset is not None:  # beyond the commit where a poll has found that retention overtook it
+                        self._cursors.assign(place.partition, self._committed_or(place, offset))
 
     def _committed_or(self, place: TopicPartition, first: int) -> int:
         """Where the group stopped; `first`, the first record that came, where it never committed or nobody can say."""
