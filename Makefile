@@ -12,9 +12,10 @@ help:  ## list the targets
 demo: .venv/.base  ## four synthetic cameras through the whole stream, scored against the truth; writes report/
 	$(BIN)/sightline demo --report report
 
+# The trainer's tests have a process of their own: among all the runtimes that the others load, a test of Ctrl-C ended it once.
 test: .venv/.dev services  ## all tests, over a real Kafka, Redis and RTSP server
 	$(BIN)/pytest --ignore tests/trainer
-	$(BIN)/pytest tests/trainer  # a process of its own: among OpenVINO and the other runtimes a test of Ctrl-C crashed once
+	$(BIN)/pytest tests/trainer
 
 check: .venv/.dev  ## formatting, lint, types and import contracts
 	$(BIN)/ruff format --check .
