@@ -19,11 +19,10 @@ import numpy as np
 
 from deploy import backends, precision
 from deploy.backends import cuda, tensorrt_api
+from deploy.backends.pixels import fit_of, scaled
 from deploy.backends.trt import TensorRTBackend, plan_of
 from deploy.bundle import SHIPPED, Bundle, load_bundle, write_bundle
 from deploy.engine import Profile
-from detector.letterbox import letterbox
-from reid.crops import to_batch
 from stream.errors import SightlineError
 from stream.model import Backend
 from trainer import drawn
@@ -67,11 +66,11 @@ def variants(bundle: Bundle, folder: Path) -> list[Bundle]:
     """The bundle as it ships, and with its graph in half precision and int8."""
     made = [bundle]
     golden = bundle.golden()
-    scenes = bundle.card.kind == "detector"
-    calibration = drawn.training_pictures("scenes" if scenes else "crops", precision.LEAST_PICTURES)
-    pixels = letterbox(calibration, bundle.card.input_hw)[0] if scenes else to_batch(calibration, bundle.card.input_hw)
+    shown = "crops" if bundle.card.kind == "embedder" else "scenes"
+    calibration = drawn.training_pictures(shown, precision.LEAST_PICTURES)
+    images = scaled(calibration, bundle.card.input_hw, fit_of(bundle.card.kind))
     for kind in ("fp16", "int8"):
-        graph = precision.convert(bundle.model.read_bytes(), kind, np.ascontiguousarray(pixels))
+        graph = precision.convert(bundle.model.read_bytes(), kind, images)
         card = msgspec.structs.replace(bundle.card, precision=kind)
         made.append(write_bundle(folder / f"{card.name}-{kind}", graph, card, golden, bundle.links))
     return made
@@ -81,9 +80,8 @@ def measured(bundle: Bundle) -> list[dict[str, Any]]:
     """Build, prove, time; a row per batch size."""
     card, began = bundle.card, time.perf_counter()
     most = card.max_batch
-    plan, sidecar = plan_of(
-        bundle, profile=Profile(1, most, most), say=print, rebuild=True
-    )  # raises unless it gives the golden outputs
+    # raises unless it gives the golden outputs
+    plan, sidecar = plan_of(bundle, profile=Profile(1, most, most), say=print, rebuild=True)
     built_s = time.perf_counter() - began
     backend = TensorRTBackend(bundle, plan)
     on_cpu = backends.load(bundle)
@@ -112,14 +110,15 @@ def measured(bundle: Bundle) -> list[dict[str, Any]]:
 def scaled_alike(backend: TensorRTBackend) -> str:
     """The kernel's pictures give what the CPU's give, and how long each takes."""
     card, rng = backend.card, np.random.default_rng(1)
-    if card.kind == "detector":
-        pictures, fit = [rng.integers(0, 256, (*FRAME_HW, 3), dtype=np.uint8) for _ in range(4)], "letterbox"
-        scaled: Callable[[], Any] = lambda: letterbox(pictures, card.input_hw)[0]  # noqa: E731
-    else:
-        sizes = rng.integers(PEOPLE_HW[0], np.array(PEOPLE_HW[1]) + 1, (16, 2))
-        pictures, fit = [rng.integers(0, 256, (int(h), int(w), 3), dtype=np.uint8) for h, w in sizes], "stretch"
-        scaled = lambda: to_batch(pictures, card.input_hw)  # noqa: E731
-    have, want = backend.infer_pictures(pictures, fit), backend.infer(scaled())
+    fit = fit_of(card.kind)
+    people = rng.integers(PEOPLE_HW[0], np.array(PEOPLE_HW[1]) + 1, (16, 2))
+    sizes_hw = [FRAME_HW] * 4 if fit == "letterbox" else people.tolist()
+    pictures = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in sizes_hw]
+
+    def by_cpu() -> dict[str, np.ndarray]:
+        return backend.infer(scaled(pictures, card.input_hw, fit))
+
+    have, want = backend.infer_pictures(pictures, fit), by_cpu()
     if "embedding" in want:
         cosine = float((have["embedding"] * want["embedding"]).sum(1).min())
         if cosine < 0.999:
@@ -128,10 +127,7 @@ def scaled_alike(backend: TensorRTBackend) -> str:
             )
     elif float(np.abs(have["scores"] - want["scores"]).max()) > 0.02:
         raise SightlineError(f"{card.name}: pictures scaled on the GPU give other scores than those scaled on the CPU")
-    on_gpu, on_cpu = (
-        median_ms(lambda: backend.infer_pictures(pictures, fit)),
-        median_ms(lambda: backend.infer(scaled())),
-    )
+    on_gpu, on_cpu = median_ms(lambda: backend.infer_pictures(pictures, fit)), median_ms(by_cpu)
     return f"{len(pictures)} scaled on the GPU {on_gpu:.2f} ms, on the CPU {on_cpu:.2f} ms, inference included"
 
 

@@ -5,9 +5,8 @@ import gc
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ def bench_models(names: Sequence[str], *, methods: bool, batch: int, threads: in
         "threads": threads,
         "load": os.getloadavg(),
         "processor": auto.processor(),
-        "versions": {name: said for name in PACKAGES if (said := _version(name))},
+        "versions": {name: said for name in PACKAGES if (said := auto.version_of(name))},
         "peak_gmacs_per_second": found,
         "rows": rows,
     }
@@ -105,15 +104,15 @@ def measure(subject: Subject, batch: int, threads: int, peak: dict[Arithmetic, f
     candidates = backends.candidates(bundle, threads, "auto")
     held: list[tuple[str, Arithmetic, auto.Infers, float]] = []
     rows = []
+    loaded = ExitStack()
     for candidate in candidates:
         try:
             made, memory_mb = _grown(candidate.make, bundle, size)
-            held.append((candidate.name, candidate.precision, made, memory_mb))
+            loaded.callback(made.close)
             auto.verify(made, bundle, candidate.precision)
+            held.append((candidate.name, candidate.precision, made, memory_mb))
         except SightlineError as error:
             rows.append(Row(model=subject.name, backend=candidate.name, batch=size, refused=str(error)))
-            if held and held[-1][0] == candidate.name:
-                held.pop()
     if subject.in_torch is not None:
         eager = subject.in_torch
         _, memory_mb = _grown(lambda: eager, bundle, size)
@@ -135,9 +134,7 @@ def measure(subject: Subject, batch: int, threads: int, peak: dict[Arithmetic, f
         )
         for (name, precision, _, memory_mb), rate in zip(held, rates, strict=True)
     ]
-    for _, _, each, _ in held:
-        with suppress(AttributeError):  # torch eager holds nothing that is to be closed
-            each.close()  # type: ignore[attr-defined]
+    loaded.close()
     return done + rows
 
 
@@ -181,7 +178,7 @@ def _grown(make: Callable[[], Any], bundle: Bundle, size: int) -> tuple[Any, flo
         ctypes.CDLL(None).malloc_trim(0)
     before = _resident_mb()
     made = make()
-    golden = bundle.golden()["inputs"].astype(np.uint8, copy=False)
+    golden, _ = bundle.answers()
     made.infer(golden[np.arange(size) % len(golden)])
     return made, max(0.0, _resident_mb() - before)
 
@@ -192,10 +189,3 @@ def _resident_mb() -> float:
     except OSError:
         return 0.0
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -8,7 +8,7 @@ import torch
 from deploy.bundle import Bundle, write_bundle
 from deploy.export import MAX_BATCH, to_onnx
 from deploy.export_search import SearchDetect, served_hw, to_graphs
-from stream.model import Kind, ModelCard
+from stream.model import ModelCard
 from trainer.methods import method_module
 from trainer.methods.detector import DetectorRecipe
 from trainer.methods.eprinet import EPRINetRecipe
@@ -16,7 +16,7 @@ from trainer.methods.magnifiernet import MagnifierNetRecipe
 from trainer.methods.mgre import MGReRecipe
 from trainer.methods.osnet import OSNetRecipe
 from trainer.methods.person_search import PersonSearch, PersonSearchRecipe
-from trainer.serving import Served, ServedDetector, ServedEmbedder, TorchBackend
+from trainer.serving import Served, ServedDetector, ServedEmbedder, TorchBackend, kind_of
 from trainer.settings import Recipe
 
 NETWORKS: dict[str, Recipe] = {
@@ -36,7 +36,7 @@ def random_bundle(name: str, recipe: Recipe, folder: Path) -> tuple[Bundle, Torc
     """The method's network as a bundle in `folder`, without link rows, and the same network in torch."""
     torch.manual_seed(0)
     network = method_module(recipe.method).embedder(recipe).eval()
-    size_hw, kind = recipe.input_hw, _kind(recipe)
+    size_hw, kind = recipe.input_hw, kind_of(recipe.method)
     module: Served
     query: bytes | None = None
     if isinstance(recipe, PersonSearchRecipe) and isinstance(network, PersonSearch):
@@ -64,8 +64,3 @@ def random_bundle(name: str, recipe: Recipe, folder: Path) -> tuple[Bundle, Torc
         digest="0" * 64,  # write_bundle fills it in
     )
     return write_bundle(folder, model, card, {"inputs": golden, **outputs}, query=query), in_torch
-
-
-def _kind(recipe: Recipe) -> Kind:
-    kinds: dict[str, Kind] = {"detector": "detector", "person-search": "person-search"}
-    return kinds.get(recipe.method, "embedder")

@@ -86,6 +86,12 @@ class Bundle:
         _check_golden(arrays, self.card, self.path)
         return arrays
 
+    def answers(self) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.float32]]]:
+        """The golden pictures (n, H, W, 3), and by output name what the graph gave for them, n in front. Raises as `golden`."""
+        arrays = self.golden()
+        outputs = {name: arrays[name].astype(np.float32, copy=False) for name in self.card.outputs}
+        return arrays["inputs"].astype(np.uint8, copy=False), outputs
+
 
 _AGAIN = "copy the bundle again, or make it again with `sightline adopt` or `sightline export`"
 

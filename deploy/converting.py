@@ -1,7 +1,7 @@
 """A model in another precision: the graph rewritten, proved against the same golden outputs, and bundled."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,11 @@ from rich.console import Console
 from deploy import backends, gate, metadata, search_people
 from deploy.adopt_links import read_picture
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
+from deploy.backends.pixels import fit_of, scaled
 from deploy.bundle import Bundle, load_bundle, write_bundle
 from deploy.precision import LEAST_PICTURES, convert
 from deploy.searcher import Searcher
 from deploy.training import Bar
-from detector.letterbox import letterbox
-from reid.crops import to_batch
 from stream.errors import BundleError, DataError, UsageError
 from stream.model import Kind, ModelCard, Precision
 
@@ -70,9 +69,7 @@ def convert_bundle(
         )
     if card.kind == "person-search" and precision == "int8":
         raise UsageError(f"{source} is a person search, whose regions int8 was never tried on: take fp16")
-    golden = bundle.golden()
-    expected = {one: golden[one].astype(np.float32, copy=False) for one in card.outputs}
-    inputs = golden["inputs"].astype(np.uint8, copy=False)
+    inputs, expected = bundle.answers()
     query = None
     with converting(card.kind, card.input_hw, precision, folder, console) as conversion:
         if card.kind == "person-search":
@@ -90,13 +87,13 @@ def convert_bundle(
     )
     model, card = metadata.filled(model, card)
     if query is None:
-        write_bundle(output, model, card, golden, bundle.links)
+        write_bundle(output, model, card, bundle.golden(), bundle.links)
         written = load_bundle(output)
         backends.load(written).close()  # as whoever serves it will
     else:
         from deploy.export_search import sharing
 
-        written = write_bundle(output, model, card, golden, bundle.links, sharing(model, query))
+        written = write_bundle(output, model, card, bundle.golden(), bundle.links, sharing(model, query))
         Searcher(load_bundle(output)).close()
     console.print(
         f"{output}: {written.card.id}, {precision}, {len(model)} bytes ({bundle.model.stat().st_size} in fp32)"
@@ -108,10 +105,10 @@ def _search_graphs(bundle: Bundle, conversion: Conversion) -> tuple[bytes, bytes
     """Both graphs of a person search in half precision, once the first has found the golden people again."""
     model = convert(bundle.model.read_bytes(), conversion.precision, conversion.calibration, conversion.report)
     query = onnx.load(bundle.query).SerializeToString()  # with its weights, which lie in the other file
-    golden = bundle.golden()
-    have = OnnxRuntimeBackend(model, bundle.card).infer(golden["inputs"].astype(np.uint8, copy=False))
+    inputs, want = bundle.answers()
+    with closing(OnnxRuntimeBackend(model, bundle.card)) as runtime:
+        have = runtime.infer(inputs)
     limits = gate.LIMITS[conversion.precision]
-    want = {one: golden[one].astype(np.float32, copy=False) for one in bundle.card.outputs}
     said = search_people.differ(have, want, score=limits.score, box_px=limits.box_px, cosine=limits.cosine)
     if said is not None:
         raise BundleError(f"{bundle.path}: {said}, in {conversion.precision}: nothing was written, keep fp32")
@@ -139,7 +136,7 @@ def calibration_pictures(kind: Kind, size_hw: tuple[int, int], folder: Path | No
         pictures = training_pictures("crops" if kind == "embedder" else "scenes", PICTURES)
     else:
         pictures = _read(folder)
-    return np.ascontiguousarray(to_batch(pictures, size_hw) if kind == "embedder" else letterbox(pictures, size_hw)[0])
+    return scaled(pictures, size_hw, fit_of(kind))
 
 
 def _read(folder: Path) -> list[U8]:

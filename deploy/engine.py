@@ -25,9 +25,8 @@ from stream.errors import EngineError, UsageError
 
 PLAN, SIDECAR = "engine.plan", "sidecar.json"
 MAX_BYTES = {PLAN: 4 << 30, SIDECAR: 1 << 16, "timing": 1 << 28}
-WORKSPACE_MIB = (
-    2048  # what TensorRT may use beside an engine while it tries kernels; the shipped models have 1 to 10 MB of weights
-)
+WORKSPACE_MIB = 2048
+"""What TensorRT may use beside an engine while it tries kernels; the shipped models have 1 to 10 MB of weights."""
 
 Say = Callable[[str], None]
 

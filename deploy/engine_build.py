@@ -26,9 +26,8 @@ def target_of(
 ) -> Target:
     """What an engine of `bundle` on this machine depends on. Raises `UsageError` for a profile that the card does not allow."""
     most = bundle.card.max_batch
-    wanted = profile or Profile(
-        1, most, most
-    )  # a stage fills its batches when it is loaded, which is when speed counts
+    # a stage fills its batches when it is loaded, which is when speed counts
+    wanted = profile or Profile(1, most, most)
     wanted.check(most)
     version = tensorrt_api.version()
     return Target(
@@ -92,9 +91,8 @@ def _configure(
     import tensorrt as trt
 
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace_mib << 20)
-    config.clear_flag(
-        trt.BuilderFlag.TF32
-    )  # fp32 means fp32: TF32 keeps 10 bits of a fraction; who wants speed exports fp16
+    # fp32 means fp32: TF32 keeps 10 bits of a fraction; who wants speed exports fp16
+    config.clear_flag(trt.BuilderFlag.TF32)
     if target.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     profile = builder.create_optimization_profile()

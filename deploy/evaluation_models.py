@@ -15,7 +15,7 @@ from trainer import checkpoint
 from trainer.datasets.table import MIX, REID, SEARCH, SYNTHETIC
 from trainer.evaluate import PLAIN, Infers
 from trainer.searching import Searches
-from trainer.serving import Served, ServedEmbedder, TorchBackend, network_of, served
+from trainer.serving import Served, ServedEmbedder, TorchBackend, kind_of, network_of, served
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,7 @@ class _PlainToo(Served):
 def _checkpoint(name: str, path: Path) -> Model:
     saved = checkpoint.load(path)
     network, recipe = network_of(saved)
-    kinds: dict[str, Kind] = {"detector": "detector", "person-search": "person-search"}
-    kind = kinds.get(recipe.method, "embedder")
+    kind = kind_of(recipe.method)
     module: Served = ServedEmbedder(network)
     if kind == "detector":
         module = served(saved)[0]

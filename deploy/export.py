@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from deploy import backends, gate, links, metadata
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
@@ -112,16 +114,21 @@ def export(
 def to_onnx(module: Served, size_hw: tuple[int, int]) -> bytes:
     """The served network as a graph of dynamic batch."""
     batch = torch.export.Dim("batch", min=1)
+    return to_graph(module, {"images": torch.zeros(2, *size_hw, 3, dtype=torch.uint8)}, {"images": {0: batch}})
+
+
+def to_graph(module: Served, inputs: Mapping[str, Tensor], dynamic_shapes: dict[str, Any] | None) -> bytes:
+    """A served network as a graph, by examples of its inputs in their order; `dynamic_shapes` as torch.onnx.export has them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts
         program = torch.onnx.export(
             module,
-            (torch.zeros(2, *size_hw, 3, dtype=torch.uint8),),
+            tuple(inputs.values()),
             dynamo=True,
-            input_names=["images"],
+            input_names=list(inputs),
             output_names=list(module.outputs),
             opset_version=OPSET,
-            dynamic_shapes={"images": {0: batch}},
+            dynamic_shapes=dynamic_shapes,
             verbose=False,
         )
     return without_notes(program)

@@ -5,7 +5,6 @@ as `PersonSearch.embed`, with the same weights, which are stored once; table and
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from deploy import metadata, search_people
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.backends.query import QueryRuntime
 from deploy.bundle import MODEL, Bundle, load_bundle, write_bundle
-from deploy.export import OPSET, Described, without_notes
+from deploy.export import Described, to_graph
 from deploy.search_links import fit_search_links
 from deploy.searcher import QUERY_BOXES, QUERY_EMBEDDING, Searcher
 from deploy.thresholds import check_defaults
@@ -197,27 +196,11 @@ def to_graphs(network: PersonSearch, size_hw: tuple[int, int]) -> tuple[bytes, b
     boxes = torch.tensor([[0.0, 0, 32, 64], [8, 8, 24, 56]])
     people = torch.export.Dim("people", min=1)
     return (
-        _to_onnx(SearchDetect(network, size_hw).eval(), (scene,), ["images"], None),
-        _to_onnx(
-            SearchQuery(network).eval(), (scene, boxes), ["images", "boxes"], {"images": None, "boxes": {0: people}}
+        to_graph(SearchDetect(network, size_hw).eval(), {"images": scene}, None),
+        to_graph(
+            SearchQuery(network).eval(), {"images": scene, "boxes": boxes}, {"images": None, "boxes": {0: people}}
         ),
     )
-
-
-def _to_onnx(module: Served, inputs: tuple[Tensor, ...], names: list[str], shapes: object) -> bytes:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own parts
-        program = torch.onnx.export(
-            module,
-            inputs,
-            dynamo=True,
-            input_names=names,
-            output_names=list(module.outputs),
-            opset_version=OPSET,
-            dynamic_shapes=shapes,  # type: ignore[arg-type]
-            verbose=False,
-        )
-    return without_notes(program)
 
 
 @torch.inference_mode()

@@ -6,19 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from deploy.adopt_links import fitter
+from deploy.backends.pixels import fit_of, scaled
 from deploy.bundle import Bundle
 from deploy.converting import Conversion, converting
 from deploy.export import Described, export
 from deploy.export_search import export_person_search, served_hw
 from deploy.training import Bar
 from detector.letterbox import letterbox
-from reid.crops import to_batch
 from stream.errors import DataError, UsageError
-from stream.model import Backend, Links, Precision
+from stream.model import Backend, Kind, Links, Precision
 from trainer import checkpoint, drawn
 from trainer.checkpoint import Checkpoint
 from trainer.datasets.table import MIX, SYNTHETIC
@@ -81,6 +80,7 @@ def _one_graph(
 ) -> Bundle:
     module, size_hw = served(saved)
     is_detector = isinstance(module, ServedDetector)
+    kind: Kind = "detector" if is_detector else "embedder"
     if any(size):
         if not is_detector:
             raise UsageError(
@@ -90,10 +90,10 @@ def _one_graph(
         if size_hw[0] % 32 or size_hw[1] % 32:
             raise UsageError(f"the input is {size_hw[0]}x{size_hw[1]}, expected multiples of 32")
     pictures = drawn.golden_pictures("scenes" if is_detector else "crops", GOLDEN)
-    golden = np.ascontiguousarray(letterbox(pictures, size_hw)[0] if is_detector else to_batch(pictures, size_hw))
+    golden = scaled(pictures, size_hw, fit_of(kind))
     conversion: AbstractContextManager[Conversion | None] = nullcontext()
     if precision != "fp32":
-        conversion = converting("detector" if is_detector else "embedder", size_hw, precision, calibration, console)
+        conversion = converting(kind, size_hw, precision, calibration, console)
     with conversion as wanted:
         return export(
             path, output, described, golden, input_hw=size_hw, conversion=wanted, fit=partial(_link_rows, console)

@@ -80,9 +80,8 @@ def check(
 
         fault = diagnose.looks_like(backend.infer, alone, expected, golden, close, reference, arithmetic)
         raise BundleError(f"{card.name}: {said}, for pictures alone ({arithmetic}): looks like {fault}")
-    among = limits_of(
-        "fp32" if arithmetic == "fp32" else "fp16", card.min_cosine
-    )  # whatever the precision: rounding only
+    # whatever the precision: rounding only
+    among = limits_of("fp32" if arithmetic == "fp32" else "fp16", card.min_cosine)
     for size in sorted({min(ODD, card.max_batch), card.max_batch} - {1}):
         places = np.arange(size) % len(golden)
         together = backend.infer(golden[places])

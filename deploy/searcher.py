@@ -30,9 +30,10 @@ class Searcher:
         self.backend = backends.load(bundle, threads)
         self.query = QueryRuntime(bundle.query, bundle.card, threads)
         golden = bundle.golden()
+        pictures, _ = bundle.answers()
         if not {QUERY_BOXES, QUERY_EMBEDDING} <= golden.keys():
             raise BundleError(f"{bundle.path}: golden.npz holds no answers of {bundle.query.name}; export it again")
-        pictures, boxes = golden["inputs"].astype(np.uint8, copy=False), golden[QUERY_BOXES].astype(np.float32)
+        boxes = golden[QUERY_BOXES].astype(np.float32)
         have = np.stack([self.query.infer(*asked) for asked in zip(pictures, boxes, strict=True)])
         cosine = float((have * golden[QUERY_EMBEDDING].astype(np.float32)).sum(-1).min())
         if not cosine >= backends.MIN_COSINE:
@@ -42,7 +43,7 @@ class Searcher:
             )
 
     def close(self) -> None:
-        """Free both."""
+        """Free the backend; the query's session goes with this object."""
         self.backend.close()
 
     def search(self, images: Sequence[U8], min_score: float = MIN_SCORE, /) -> tuple[list[F32], list[F32], list[F32]]:

@@ -212,9 +212,8 @@ def _assign(state: State, rows: Sequence[Tracklet], time: int, *, final: bool) -
     compared = compare(state, rows, time)
     found, columns = compared.found, compared.columns
     odds, partner = np.exp(compared.log_odds), _hungarian(compared.log_odds)
-    both = odds.sum(axis=1, keepdims=True) + odds.sum(
-        axis=0
-    )  # an identity is one tracklet's at most, and a tracklet's one
+    # an identity is one tracklet's at most, and a tracklet has one
+    both = odds.sum(axis=1, keepdims=True) + odds.sum(axis=0)
     nobody_known = 1 - (odds / (1 + both - odds)).sum(axis=1)
     out = []
     for i, tracklet in enumerate(rows):

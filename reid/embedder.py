@@ -41,7 +41,7 @@ class Embedder:
             if isinstance(item, CameraState):
                 yield item
             else:
-                vectors = embedded if item.vectors is None else map(_to_bytes, item.vectors[places])
+                vectors = embedded if item.vectors is None else _to_bytes(item.vectors[places])
                 yield self._record(item, {place: next(vectors) for place in places})
 
     def finish(self) -> Iterator[Embeddings | CameraState]:
@@ -70,8 +70,7 @@ class Embedder:
         """Crops -> little-endian float16 vectors, in their order."""
         size = self._settings.max_batch
         for start in range(0, len(crops), size):
-            vectors = embed(self._backend, crops[start : start + size])
-            yield from map(_to_bytes, vectors)
+            yield from _to_bytes(embed(self._backend, crops[start : start + size]))
 
     def _record(self, item: Detections, vectors: dict[int, bytes]) -> Embeddings:
         frame = item.frame
@@ -101,6 +100,6 @@ class Embedder:
         )
 
 
-def _to_bytes(vector: NDArray[np.float32]) -> bytes:
-    """Little-endian float16."""
-    return vector.astype("<f2").tobytes()
+def _to_bytes(vectors: NDArray[np.float32]) -> Iterator[bytes]:
+    """(N, D) -> each as little-endian float16."""
+    return (vector.tobytes() for vector in vectors.astype("<f2"))

@@ -237,7 +237,7 @@ class KafkaSource(Generic[T]):
                         self._cursors.assign(place.partition, self._committed_or(place, offset))
 
     def _committed_or(self, place: TopicPartition, first: int) -> int:
-        """Where the group stopped; `first`, the first record that came, where it never committed or nobody can say."""
+        """Where the group stopped; `first`, the first offset there is to read, where it never committed or nobody can say."""
         if self._group is None:
             return first
         with self._using, contextlib.suppress(KafkaError):

@@ -94,9 +94,10 @@ def _some(kind: str, count: int, seed: int) -> list[U8]:
         return list(draw_crops(seed, range(count), size_hw=STORED_HW, per_person=1).images)
     rng = np.random.default_rng([seed, 1])
     settings = _site(rng, seed, (360, 640))
+    views = [View(settings, camera) for camera in range(min(count, settings.cameras))]
     found: list[U8] = []
     while len(found) < count:
-        image, truth = View(settings, len(found) % settings.cameras).draw(int(rng.integers(settings.frames())))
+        image, truth = views[len(found) % len(views)].draw(int(rng.integers(settings.frames())))
         if (truth.visible >= LEAST_VISIBLE).any():
             found.append(image)
     return found
@@ -104,7 +105,7 @@ def _some(kind: str, count: int, seed: int) -> list[U8]:
 
 def _scenes(
     kind: str,
-    draw: Callable[[int, tuple[int, int]], Shard],
+    draw: Callable[[tuple[int, int], int], Shard],
     first: int,
     shards: int,
     size_hw: tuple[int, int],
@@ -113,7 +114,7 @@ def _scenes(
 ) -> Scenes:
     parts = drawn(
         kind,
-        partial(_shifted_scenes, draw, size_hw, first),
+        partial(_shifted, partial(draw, size_hw), first),
         shards,
         key={"first": first, "size": size_hw},
         workers=workers,
@@ -135,12 +136,6 @@ def _shifted(draw: Draw, first: int, shard: int) -> Shard:
     return draw(first + shard)
 
 
-def _shifted_scenes(
-    draw: Callable[[int, tuple[int, int]], Shard], size_hw: tuple[int, int], first: int, shard: int
-) -> Shard:
-    return draw(first + shard, size_hw)
-
-
 def _join_scenes(a: Scenes, b: Scenes) -> Scenes:
     return Scenes(Rows([a.images, b.images]), np.concatenate([a.xyxy, b.xyxy]), np.concatenate([a.visible, b.visible]))
 
@@ -156,7 +151,7 @@ def _draw_people(seed: int) -> Shard:
     return {"images": crops.images, "people": crops.person, "cameras": crops.camera}
 
 
-def _draw_scenes(seed: int, size_hw: tuple[int, int]) -> Shard:
+def _draw_scenes(size_hw: tuple[int, int], seed: int) -> Shard:
     """Random pictures, nothing in them the same twice."""
     rng = np.random.default_rng([seed, 3])
     drawn_ = [draw_scene(rng, size_hw) for _ in range(SCENES_PER_SHARD)]
@@ -164,12 +159,12 @@ def _draw_scenes(seed: int, size_hw: tuple[int, int]) -> Shard:
     return {"images": np.stack([image for image, _, _ in drawn_]), "xyxy": xyxy, "visible": visible}
 
 
-def _draw_sites(seed: int, size_hw: tuple[int, int]) -> Shard:
+def _draw_sites(size_hw: tuple[int, int], seed: int) -> Shard:
     """One site filmed at `size_hw`, a share of the pictures from each of its four cameras."""
     return _filmed(np.random.default_rng([seed, 1]), seed, size_hw)
 
 
-def _draw_windows(seed: int, size_hw: tuple[int, int]) -> Shard:
+def _draw_windows(size_hw: tuple[int, int], seed: int) -> Shard:
     """A window of `size_hw` out of each picture of a site, which is filmed an eighth higher, at 16:9."""
     rng = np.random.default_rng([seed, 1])
     site = _filmed(rng, seed, (size_hw[0] * 9 // 8, size_hw[0] * 2))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stream.errors import UsageError
+from stream.model import Kind
 from trainer import checkpoint
 from trainer.augment import MEAN, STD
 from trainer.checkpoint import Checkpoint
@@ -75,6 +76,12 @@ class ServedDetector(Served):
         """See the class."""
         logits, distances = self.network(self.planes(images))
         return detector.to_xyxy(self.cells, distances), torch.sigmoid(logits)
+
+
+def kind_of(method: str) -> Kind:
+    """What a network of the method is to the stream."""
+    kinds: dict[str, Kind] = {"detector": "detector", "person-search": "person-search"}
+    return kinds.get(method, "embedder")
 
 
 def network_of(saved: Checkpoint) -> tuple[nn.Module, Recipe]:

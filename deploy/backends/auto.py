@@ -99,10 +99,10 @@ def choice_of(bundle: Bundle, threads: int, candidates: Sequence[Candidate]) -> 
 def _made_for(bundle: Bundle, threads: int, candidates: Sequence[Candidate]) -> dict[str, str]:
     return {
         "processor": processor(),
-        "candidates": ", ".join(f"{c.name} {_version(c.runtime)}" for c in candidates),
+        "candidates": ", ".join(f"{c.name} {version_of(c.runtime) or '?'}" for c in candidates),
         "bundle": bundle.card.digest,
         "threads": str(threads),
-        "sightline": _version("sightline"),
+        "sightline": version_of("sightline") or "?",
     }
 
 
@@ -118,11 +118,12 @@ def processor() -> str:
     return f"{fields.get('model name', platform.machine())} {hashlib.sha256(sets.encode()).hexdigest()[:12]}"
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str | None:
+    """Of an installed package; None where it is not, or was built from source under another name."""
     try:
         return version(package)
-    except PackageNotFoundError:  # built from source under another name
-        return "?"
+    except PackageNotFoundError:
+        return None
 
 
 def _measured(bundle: Bundle, threads: int, candidates: Sequence[Candidate], made_for: dict[str, str]) -> Choice:
@@ -165,9 +166,7 @@ def _gated(bundle: Bundle, candidate: Candidate) -> Backend:
 
 def verify(backend: Backend, bundle: Bundle, precision: gate.Arithmetic) -> None:
     """Raises `BundleError` unless the backend gives the golden outputs within what its precision allows."""
-    golden = bundle.golden()
-    inputs = golden["inputs"].astype(np.uint8, copy=False)
-    expected = {name: golden[name].astype(np.float32, copy=False) for name in bundle.card.outputs}
+    inputs, expected = bundle.answers()
     if bundle.card.kind != "person-search":
         gate.check(backend, expected, inputs, precision=precision)
         return
@@ -183,7 +182,7 @@ def pictures_per_second(
     backends: Sequence[Infers], bundle: Bundle, clock: Clock, sizes: Sequence[int] = SIZES
 ) -> list[float]:
     """Speed of each over one call of every size that the card takes."""
-    golden = bundle.golden()["inputs"].astype(np.uint8, copy=False)
+    golden, _ = bundle.answers()
     batches = [golden[np.arange(size) % len(golden)] for size in sizes if size <= bundle.card.max_batch]
     return [sum(map(len, batches)) / sum(seconds) for seconds in quickest_s(backends, batches, clock)]
 

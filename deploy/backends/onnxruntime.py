@@ -22,7 +22,7 @@ class OnnxRuntimeBackend:
     def __init__(self, model: Path | bytes, card: ModelCard, threads: int = 1) -> None:
         self.card = card
         self._where = str(model) if isinstance(model, Path) else card.name
-        session = _session(model, self._where, threads)
+        session = open_session(model, self._where, threads)
         self._check(session)
         self._session: onnxruntime.InferenceSession | None = session
         self._input = session.get_inputs()[0].name
@@ -40,7 +40,7 @@ class OnnxRuntimeBackend:
                 parts.append(self._session.run(names, {self._input: chunk}))
             except Exception as error:  # onnxruntime's classes have no common base but this
                 raise BundleError(
-                    f"{self._where}: fails on a batch of {len(chunk)} ({_first_line(error)}); make the bundle again"
+                    f"{self._where}: fails on a batch of {len(chunk)} ({first_line(error)}); make the bundle again"
                 ) from error
         if not parts:
             return {name: np.zeros((0, *self.card.outputs[name]), np.float32) for name in names}
@@ -67,11 +67,11 @@ class OnnxRuntimeBackend:
 
 def run_once(model: bytes, name: str, array: NDArray[np.generic], output: str) -> NDArray[np.generic]:
     """One output of a graph that is not of the house contract, for one input. Raises `BundleError` where it does not run."""
-    session = _session(model, "the graph", threads=1)
+    session = open_session(model, "the graph", threads=1)
     try:
         return np.asarray(session.run([output], {name: array})[0])
     except Exception as error:  # onnxruntime's classes have no common base but this
-        raise BundleError(f"the graph: fails on one image ({_first_line(error)})") from error
+        raise BundleError(f"the graph: fails on one image ({first_line(error)})") from error
 
 
 def run_each(model: bytes, images: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[np.float32]]]:
@@ -79,7 +79,7 @@ def run_each(model: bytes, images: NDArray[np.uint8]) -> Iterator[dict[str, NDAr
 
     A graph that also takes `boxes` is given the whole picture as the only one. Raises `BundleError` where it does not run.
     """
-    session = _session(model, "the graph", threads=1)
+    session = open_session(model, "the graph", threads=1)
     names = [one.name for one in session.get_outputs()]
     whole = np.array([[0, 0, images.shape[2], images.shape[1]]], np.float32)
     takes = [one.name for one in session.get_inputs()]
@@ -88,10 +88,11 @@ def run_each(model: bytes, images: NDArray[np.uint8]) -> Iterator[dict[str, NDAr
         try:
             yield dict(zip(names, session.run(names, given), strict=True))
         except Exception as error:  # onnxruntime's classes have no common base but this
-            raise BundleError(f"the graph: fails on one image ({_first_line(error)})") from error
+            raise BundleError(f"the graph: fails on one image ({first_line(error)})") from error
 
 
-def _session(model: Path | bytes, where: str, threads: int) -> onnxruntime.InferenceSession:
+def open_session(model: Path | bytes, where: str, threads: int) -> onnxruntime.InferenceSession:
+    """A session of a graph, a path or its bytes. Raises `BundleError`, which begins with `where`, for what is no graph."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -102,9 +103,10 @@ def _session(model: Path | bytes, where: str, threads: int) -> onnxruntime.Infer
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes have no common base but this
-        raise BundleError(f"{where}: ONNX Runtime cannot load it ({_first_line(error)})") from error
+        raise BundleError(f"{where}: ONNX Runtime cannot load it ({first_line(error)})") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What ONNX Runtime said, without the rest of its report."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.backends.cuda import INSTALL
-from detector.letterbox import fitted_hw
-from reid.crops import shrinks
+from detector.letterbox import fitted_hw, letterbox
+from reid.crops import shrinks, to_batch
 from stream.errors import DeviceError
-from stream.model import LETTERBOX_FILL, Fit
+from stream.model import LETTERBOX_FILL, Fit, Kind
 
 U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
@@ -23,6 +23,16 @@ SOURCE = Path(__file__).with_name("pixels.cu")
 KERNEL = "fit_pictures"
 JOB = 8  # numbers per picture, in the order of `struct Job`
 BLOCK = (32, 8, 1)  # threads: a warp reads along a row
+
+
+def fit_of(kind: Kind) -> Fit:
+    """How pictures come to a model of a kind."""
+    return "stretch" if kind == "embedder" else "letterbox"
+
+
+def scaled(pictures: Sequence[U8], input_hw: tuple[int, int], fit: Fit) -> U8:
+    """Pictures (h, w, 3) of any sizes -> (N, *input_hw, 3), on the CPU."""
+    return to_batch(pictures, input_hw) if fit == "stretch" else letterbox(pictures, input_hw)[0]
 
 
 def jobs_of(sizes_hw: Sequence[tuple[int, int]], input_hw: tuple[int, int], fit: Fit) -> tuple[I64, int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.backends.onnxruntime import _first_line, _session
+from deploy.backends.onnxruntime import first_line, open_session
 from stream.errors import BundleError
 from stream.model import ModelCard
 
@@ -18,7 +18,7 @@ class QueryRuntime:
     def __init__(self, model: Path | bytes, card: ModelCard, threads: int = 1) -> None:
         self.card = card
         self._where = str(model) if isinstance(model, Path) else card.name
-        self._session = _session(model, self._where, threads)
+        self._session = open_session(model, self._where, threads)
         names = {one.name for one in self._session.get_inputs()}
         if names != {"images", "boxes"}:
             raise BundleError(f"{self._where}: takes {', '.join(sorted(names))}, a query takes boxes, images")
@@ -31,4 +31,4 @@ class QueryRuntime:
         try:
             return np.asarray(self._session.run(["embedding"], given)[0], np.float32)
         except Exception as error:  # onnxruntime's classes have no common base but this
-            raise BundleError(f"{self._where}: fails on {len(boxes)} boxes ({_first_line(error)})") from error
+            raise BundleError(f"{self._where}: fails on {len(boxes)} boxes ({first_line(error)})") from error

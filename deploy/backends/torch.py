@@ -115,7 +115,7 @@ class _Recorded:
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
             torch.autocast("cuda", dtype=_TYPES.get(precision), enabled=precision != "fp32", cache_enabled=False),
         ):
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch says no types of it
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):  # libraries set themselves up on the first calls, which may not be recorded
                 for _ in range(3):

@@ -15,13 +15,11 @@ from deploy import engine
 from deploy.backends import tensorrt_api
 from deploy.backends.auto import verify
 from deploy.backends.cuda import device
-from deploy.backends.pixels import Resizer
+from deploy.backends.pixels import Resizer, scaled
 from deploy.backends.trt_slot import Slot, Tensors
 from deploy.bundle import Bundle
 from deploy.engine import WORKSPACE_MIB, Profile, Say, Sidecar
 from deploy.engine_build import Progress, build_plan, target_of
-from detector.letterbox import letterbox
-from reid.crops import to_batch
 from stream.errors import DeviceError, EngineError
 from stream.model import Fit, ModelCard
 
@@ -126,12 +124,7 @@ class TensorRTBackend:
         """Pictures (h, w, 3) RGB of any sizes, scaled on the GPU: a detector's "letterbox", an embedder's "stretch"."""
         resizer = self._resizer
         if resizer is None:
-            scaled = (
-                letterbox(pictures, self.card.input_hw)[0]
-                if fit == "letterbox"
-                else to_batch(pictures, self.card.input_hw)
-            )
-            return self.infer(scaled)
+            return self.infer(scaled(pictures, self.card.input_hw, fit))
         return self._infer(len(pictures), lambda slot, part: slot.scale(pictures[part], fit, resizer))
 
     def _infer(self, n: int, fill: Callable[[Slot, slice], None]) -> dict[str, F32]:
@@ -188,9 +181,8 @@ def _deserialised(plan: bytes, doing: str) -> "tuple[trt.Runtime, trt.ICudaEngin
         runtime = trt.Runtime(logger)
     except (TypeError, RuntimeError) as error:  # what its bindings make of a null
         raise said.explained(f"{doing}: TensorRT does not start") from error
-    runtime.engine_host_code_allowed = (
-        True  # a version-compatible engine has some; plans come from this user's cache alone
-    )
+    # a version-compatible engine has some; plans come from this user's cache alone
+    runtime.engine_host_code_allowed = True
     loaded = runtime.deserialize_cuda_engine(plan)
     if loaded is None:
         why = said.explained("TensorRT does not load it")

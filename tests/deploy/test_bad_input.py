@@ -91,7 +91,10 @@ def refusal(here: Here, site: Path, status: int, verb: str = "run") -> str:
             '"./red-square"', '"./red-sqare"', "there is no such bundle folder", id="bundle that is not there"
         ),
         pytest.param(
-            '"./red-square"', '"./mean-colour"', "is of kind embedder, and detector is needed", id="other kind"
+            '"./red-square"',
+            '"./mean-colour"',
+            "is of kind embedder, and detector or person-search is needed",
+            id="other kind",
         ),
     ],
 )
