@@ -12,10 +12,13 @@ help:  ## list the targets
 demo: .venv/.base  ## four synthetic cameras through the whole stream, scored against the truth; writes report/
 	$(BIN)/sightline demo --report report
 
-# The trainer's tests have a process of their own: among all the runtimes that the others load, a test of Ctrl-C ended it once.
+# Two halves side by side, a core each: what trains and exports, which needs no server, is told when the other half is through.
+LEARNING := tests/trainer $(wildcard tests/deploy/test_export*.py tests/deploy/test_train*.py) tests/deploy/test_methods_in_stream.py
 test: .venv/.dev services  ## all tests, over a real Kafka, Redis and RTSP server
-	$(BIN)/pytest --ignore tests/trainer
-	$(BIN)/pytest tests/trainer
+	@mkdir -p .cache
+	@$(BIN)/pytest $(LEARNING) >.cache/learning.log 2>&1 & learning=$$!; \
+	$(BIN)/pytest $(addprefix --ignore=,$(LEARNING)); status=$$?; \
+	echo "the other half, tests of training and export:"; wait $$learning || status=$$?; cat .cache/learning.log; exit $$status
 
 check: .venv/.dev  ## formatting, lint, types and import contracts
 	$(BIN)/ruff format --check .

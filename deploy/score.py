@@ -35,7 +35,10 @@ class TrueBoxes:
 
 @dataclass(frozen=True, slots=True)
 class Linking:
-    """What a linker decided: an identity per tracklet, and every link as (tracklet, the identity's tracklet before it)."""
+    """What a linker decided: an identity per tracklet, and every link as (tracklet, the identity's tracklet before it).
+
+    A merge is a link between the latest tracklets of both identities, and renames all of the one that is gone.
+    """
 
     identities: Mapping[str, str]
     links: Sequence[tuple[str, str]]
@@ -48,6 +51,10 @@ class Linking:
         latest: dict[str, str] = {}
         for event in sorted(events, key=lambda event: event.number):
             if event.kind == "end":
+                continue
+            if event.merged is not None:
+                links.append((latest.pop(event.merged), latest[event.identity]))
+                identities = {t: event.identity if i == event.merged else i for t, i in identities.items()}
                 continue
             if event.kind == "link" and event.identity in latest:
                 links.append((event.tracklet, latest[event.identity]))

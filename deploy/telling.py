@@ -21,15 +21,17 @@ from stream.errors import GalleryUnreachable, UsageError
 from stream.messages import MatchEvent
 from stream.settings import KafkaSettings
 
-COLOURS: Mapping[str, str] = {"new": "green", "link": "cyan", "end": "dim"}
+COLOURS: Mapping[str, str] = {"new": "green", "link": "cyan", "merge": "magenta", "end": "dim"}
 
 
 def line(event: MatchEvent) -> Text:
     """One event on one line."""
     at = datetime.fromtimestamp(event.captured_at / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     text = Text(f"{event.number:>6}  {at}  ")
-    text.append(f"{event.kind:<4}", style=COLOURS[event.kind])
+    text.append(f"{event.kind:<5}", style=COLOURS[event.kind])
     text.append(f"  {event.identity[:8]}  ", style="bold")
+    if event.merged is not None:
+        text.append(f"was also {event.merged[:8]}  ")
     came_from = f"{event.previous_camera} → " if event.previous_camera else ""
     text.append(f"{came_from}{event.camera}")
     gap_s = event.evidence.gap_s if event.kind == "link" and event.evidence else None
@@ -74,7 +76,7 @@ def print_events(
             where, site=settings.site.name, start=start, after=after, follow=follow, camera=camera, stop=stop
         )
         for event in found:
-            if not event.identity.startswith(identity):
+            if not any(name.startswith(identity) for name in (event.identity, event.merged or "")):
                 continue
             if json_path != STDOUT:
                 output.console.print(line(event))
@@ -152,4 +154,5 @@ class EventLog:
 
     def summary(self) -> str:
         """Events by kind, in a line."""
-        return f"{self._kinds['new']} people seen anew, {self._kinds['link']} links, {self._kinds['end']} ends"
+        said = {"new": "people seen anew", "link": "links", "merge": "merges", "end": "ends"}
+        return ", ".join(f"{self._kinds[kind]} {words}" for kind, words in said.items())

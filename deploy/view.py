@@ -85,7 +85,9 @@ class View:
         with self._lock:
             self._kinds[event.kind] += 1
             self._identities.add(event.identity)
-            if event.kind == "link":
+            if event.merged is not None:
+                self._identities.discard(event.merged)
+            if event.kind in ("link", "merge"):
                 self._latest.append(self._say(event))
 
     def _say(self, event: MatchEvent) -> Text:
@@ -94,7 +96,10 @@ class View:
         after = f" after {gap:.0f} s" if gap else ""
         text = Text(f"{seconds:6.1f} s  ")
         text.append(short(event.identity), style="bold cyan")
-        text.append(f"  {event.previous_camera or '?'} → {event.camera}{after}")
+        if event.merged is None:
+            text.append(f"  {event.previous_camera or '?'} → {event.camera}{after}")
+        else:
+            text.append(f"  was also {short(event.merged)}")
         text.append(f"  {event.probability:.2f}" if event.probability is not None else "", style="dim")
         return text
 

@@ -6,6 +6,9 @@
         if event.kind == "link":
             print(event.identity, event.previous_camera, "->", event.camera)
 
+Two identities may turn out to be one person: of a ``merge``, `event.merged` was `event.identity` all along and is never named
+again, so rename it in what you keep.
+
 Each event comes once, in the order of its number. Store the last number together with what you did, begin again with
 ``after=number``, and you act exactly once on each, whatever is killed in between.
 """
@@ -74,7 +77,7 @@ def events(
         for event in found
         if event.captured_at >= since
         and camera in (None, event.camera)
-        and identity in (None, event.identity)
+        and identity in (None, event.identity, event.merged)
         and kind in (None, event.kind)
     )
 

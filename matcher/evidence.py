@@ -139,8 +139,30 @@ def same_person(state: State, one: int, other: int) -> float:
     if other in state.identities[one].met:
         return 0.0
     row, clip = state.rules.calibration.between_identities, state.rules.clip
-    cosine = float(_centroid(state, one) @ _centroid(state, other))
-    return TWICE / (TWICE + math.exp(-min(max(row.a + row.b * cosine, -clip), clip)))
+    return TWICE / (TWICE + math.exp(-min(max(row.a + row.b * likeness(state, one, other), -clip), clip)))
+
+
+def likeness(state: State, one: int, other: int) -> float:
+    """Mean cosine of two identities' exemplars, by their weights."""
+    return float(_centroid(state, one) @ _centroid(state, other))
+
+
+def likeliest_twin(state: State, index: int) -> tuple[int, float] | None:
+    """The identity that most probably is the same person as `index`, and how probably; None where nobody looks alike."""
+    row, clip = state.rules.calibration.between_identities, state.rules.clip
+    [found] = state.mirror.search(
+        _centroid(state, index)[None],
+        state.centre,
+        state.means_version,
+        fit=lambda _: (row.a, row.b, clip),
+        need=lambda _, identities, last: np.zeros(len(identities)),  # no mean is larger than the largest
+        most=state.rules.max_candidates + 1,  # it finds itself
+    )
+    others = [(same_person(state, index, other), -other) for other in found if other != index]
+    if not others:
+        return None
+    probable, other = max(others)
+    return -other, probable
 
 
 def probability(state: State, odds: F64, columns: Sequence[int], row: int, column: int) -> float:
@@ -194,13 +216,13 @@ def _transit(state: State, tracklet: Tracklet, index: int) -> tuple[float, float
 
 
 def _centroid(state: State, index: int) -> F64:
-    """(D,) unit vector: what an identity looks like over all its exemplars."""
+    """(D,) weighted mean of an identity's exemplars, each a unit vector; the less they are alike the shorter."""
     centroid = state.centroids.get(index)
     if centroid is None:
         exemplars = [e for _, e in sorted(state.exemplars[index].items())]
         weights = np.array([e.weight for e in exemplars])
         rows = _centred_rows(state, exemplars)
-        centroid = state.centroids[index] = _unit((rows * weights[:, None]).sum(axis=0))
+        centroid = state.centroids[index] = (rows * weights[:, None]).sum(axis=0) / weights.sum()
     return centroid
 
 

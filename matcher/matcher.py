@@ -184,6 +184,7 @@ class Matcher:
             number=0,
             kind=decision.kind,
             identity=identity_id(self._key, decision.founder),
+            merged=None if decision.merged is None else identity_id(self._key, decision.merged),
             camera=decision.camera,
             previous_camera=decision.previous_camera,
             tracklet=decision.tracklet,

@@ -1,15 +1,15 @@
 """Tracklets to identities: the same person, a new one, or not sure yet. Pure: reads no clock and does no I/O.
 
 A tracklet is pending until enough crops speak for a link or for somebody new; ten seconds after its first frame the better
-guess will do, but one that may be any of several known people stays pending: somebody new for each doubt would give one
-person many identities, which later doubts would be about. Then it is linked or new; then ended. A step takes one record in
-order of event time and changes the state alone; the same state and record give the same decisions, on any machine run of the
-same versions.
+guess will do. Then it is linked or new; then ended. Doubt founds somebody new, so one person may have several identities:
+whenever a tracklet has ended, its identity is compared with all others and merged with one that is surely the same person. A
+step takes one record in order of event time and changes the state alone; the same state and record give the same decisions,
+on any machine run of the same versions.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from matcher.entities import Exemplar, Point, Pool, Tracklet
-from matcher.evidence import LEAST, Candidate, centred, compare, probability, same_person
+from matcher.evidence import LEAST, Candidate, centred, compare, likeliest_twin, likeness, probability, same_person
 from matcher.state import State
 from stream.messages import EventKind, Evidence, RunnerUp
 
@@ -62,6 +62,8 @@ class Decision:
     time: int
     probability: float | None
     evidence: Evidence
+    merged: str | None = None
+    """Of a merge: who founded the identity that is gone."""
 
 
 def step(state: State, record: Sighting) -> list[Decision]:
@@ -174,15 +176,20 @@ def _show(state: State, tracklet: Tracklet) -> None:
     if index is None or tracklet.frozen or tracklet.probability < rules.gate or pool.weight < rules.min_weight:
         return
     mine = state.exemplars[index]
-    if tracklet.name not in mine and len(mine) >= rules.exemplars:
-        counts: dict[str, int] = {}
-        for exemplar in mine.values():
-            counts[exemplar.camera] = counts.get(exemplar.camera, 0) + 1
-        ended = [e for e in mine.values() if e.tracklet not in state.open]
-        if not ended:
-            return  # tried again at the next crop
-        state.drop_exemplar(index, min(ended, key=lambda e: (-counts[e.camera], e.time, e.tracklet)).tracklet)
+    if tracklet.name not in mine and len(mine) >= rules.exemplars and not _spare(state, index):
+        return  # tried again at the next crop
     state.put_exemplar(index, Exemplar(tracklet.name, tracklet.camera, pool.vector, pool.weight, tracklet.last_crop))
+
+
+def _spare(state: State, index: int) -> bool:
+    """Drop the exemplar of an identity that tells least: the oldest in the camera with most. Those of open tracklets stay."""
+    mine, counts = state.exemplars[index], dict[str, int]()
+    for exemplar in mine.values():
+        counts[exemplar.camera] = counts.get(exemplar.camera, 0) + 1
+    ended = [e for e in mine.values() if e.tracklet not in state.open]
+    if ended:
+        state.drop_exemplar(index, min(ended, key=lambda e: (-counts[e.camera], e.time, e.tracklet)).tracklet)
+    return bool(ended)
 
 
 def _close(state: State, tracklets: Sequence[Tracklet], time: int) -> list[Decision]:
@@ -191,6 +198,7 @@ def _close(state: State, tracklets: Sequence[Tracklet], time: int) -> list[Decis
         if tracklet.identity is None and state.pools[tracklet.name].weight > 0:
             out += _assign(state, [tracklet], time, final=True)
         out += _end(state, tracklet)
+        out += _merge(state, tracklet, time)
     return out
 
 
@@ -206,15 +214,34 @@ def _end(state: State, tracklet: Tracklet) -> list[Decision]:
     return out
 
 
+def _merge(state: State, tracklet: Tracklet, time: int) -> list[Decision]:
+    """Now that all of a tracklet was seen: unite its identity with who is surely the same person; the older one stays."""
+    out: list[Decision] = []
+    index, sure = tracklet.identity, 1 - state.rules.false_links
+    while index is not None and state.exemplars.get(index):
+        twin = likeliest_twin(state, index)
+        if twin is None or twin[1] < sure:
+            break
+        other, p = twin
+        index, other = min(index, other), max(index, other)
+        names = tuple(sorted([*state.exemplars[index], *state.exemplars[other]]))
+        card = Evidence(reason="alike", similarity=likeness(state, index, other), exemplars=names)
+        gone = state.identities[other].founder
+        state.unite(index, other)
+        while len(state.exemplars[index]) > state.rules.exemplars and _spare(state, index):
+            pass
+        tracklet.identity = index
+        decision = _decision(state, "merge", tracklet, time, None, p, card)
+        out.append(replace(decision, merged=gone))
+    return out
+
+
 def _assign(state: State, rows: Sequence[Tracklet], time: int, *, final: bool) -> list[Decision]:
     """Decide pending tracklets of one camera together, at most one per identity."""
     rules = state.rules
     compared = compare(state, rows, time)
     found, columns = compared.found, compared.columns
     odds, partner = np.exp(compared.log_odds), _hungarian(compared.log_odds)
-    # an identity is one tracklet's at most, and a tracklet has one
-    both = odds.sum(axis=1, keepdims=True) + odds.sum(axis=0)
-    nobody_known = 1 - (odds / (1 + both - odds)).sum(axis=1)
     out = []
     for i, tracklet in enumerate(rows):
         pool, due = state.pools[tracklet.name], final or time - tracklet.first >= rules.wait_ns
@@ -231,8 +258,7 @@ def _assign(state: State, rows: Sequence[Tracklet], time: int, *, final: bool) -
                 continue
         stranger = p_new >= 1 - rules.false_links
         soon = stranger and (pool.crops >= rules.stranger_crops or not state.identities)
-        late = due and float(nobody_known[i]) >= rules.least_new
-        if pool.weight >= rules.min_weight and (soon or late) and _room(state, columns):
+        if pool.weight >= rules.min_weight and (soon or due) and _room(state, columns):
             out.append(_new(state, tracklet, found[i], p_new, stranger, time))
     return out
 

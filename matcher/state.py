@@ -99,6 +99,22 @@ class State:
             self.identities[other].met.discard(index)
         self.dirty.add(f"identity/{index}")
 
+    def unite(self, index: int, other: int) -> None:
+        """`other` was `index` all along: everything of it is moved, and it is forgotten."""
+        mine, theirs, exemplars = self.identities[index], self.identities[other], list(self.exemplars[other].values())
+        self.remove(other)
+        for tracklet in self.open.values():
+            if tracklet.identity == other:
+                tracklet.identity = index
+                self.dirty.add(f"tracklet/{tracklet.name}")
+        for exemplar in exemplars:
+            self.put_exemplar(index, exemplar)
+        for camera, time in theirs.seen.items():
+            self.sight(mine, camera, time, theirs.pos[camera])
+        for stranger in theirs.met & self.identities.keys():
+            self.meet([index, stranger])
+        self.save(mine)
+
     def save(self, identity: Identity) -> None:
         """Mark for storing."""
         identity.saved = self.site.clock

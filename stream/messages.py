@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Tracklet = Annotated[str, msgspec.Meta(min_length=1, max_length=160)]
+Identity = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
 Nanoseconds = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Sequence_ = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Pixels = Annotated[int, msgspec.Meta(gt=0, le=16384)]
 Unit = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Clock = Literal["rtcp", "file", "arrival"]
 Status = Literal["ok", "skipped", "undecodable"]
-EventKind = Literal["new", "link", "end"]
-Reason = Literal["sure", "credit", "stranger", "ambiguous", "unsure", "left"]
+EventKind = Literal["new", "link", "end", "merge"]
+Reason = Literal["sure", "credit", "stranger", "ambiguous", "unsure", "left", "alike"]
 
 MAX_PEOPLE = 1024  # in one frame; more is a broken or hostile message
 
@@ -113,7 +114,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
     reason: Reason
     similarity: float | None = None
-    """(largest + mean) / 2 of the cosines to the identity's exemplars, camera means removed."""
+    """(largest + mean) / 2 of the cosines to the identity's exemplars, camera means removed; of a merge, of both identities'
+    exemplars pooled."""
     runner_up: RunnerUp | None = None
     gap_s: float | None = None
     """Seconds between the identity's last sighting and this tracklet's first."""
@@ -134,13 +136,16 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MatchEvent(msgspec.Struct, frozen=True, kw_only=True, tag="match_event"):
-    """Somebody was seen anew (`new`), seen again (`link`), or has left a camera's view (`end`). The public message."""
+    """Somebody was seen anew (`new`), seen again (`link`), or has left a camera's view (`end`), or two identities have turned
+    out to be one person (`merge`). The public message."""
 
     site: Name
     number: Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
     """Gapless per site, from 1. Keep the last one with your own effect and you read exactly once."""
     kind: EventKind
-    identity: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+    identity: Identity
+    merged: Identity | None = None
+    """Of a merge: the identity that was `identity` all along. It is never named again."""
     camera: Name
     previous_camera: Name | None = None
     """Where a linked identity was last seen before this tracklet; may be the same camera."""
@@ -150,7 +155,7 @@ class MatchEvent(msgspec.Struct, frozen=True, kw_only=True, tag="match_event"):
     captured_at: Nanoseconds
     """Event time of the decision; of an ``end``, the tracklet's last frame."""
     probability: Unit | None = None
-    """Of a link, that it is right; of a new, that this person was never seen; None for an end."""
+    """Of a link or a merge, that it is right; of a new, that this person was never seen; None for an end."""
     evidence: Evidence | None = None
     model: Annotated[str, msgspec.Meta(max_length=128)]
 

@@ -1,5 +1,6 @@
 """Small worlds whose figures can be worked out by hand."""
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -138,6 +139,19 @@ def test_events_become_links_to_the_identity_s_tracklet_before():
     linking = Linking.of(reversed(events))
     assert linking.links == [("b/0/0/1", "a/0/0/1"), ("c/0/0/1", "b/0/0/1")]
     assert set(linking.identities) == {"a/0/0/1", "a/0/0/2", "b/0/0/1", "c/0/0/1"}
+
+
+def test_a_merge_is_a_link_of_two_identities_and_renames_one():
+    events = [
+        _event(1, "new", "a/0/0/1", "1"),
+        _event(2, "new", "b/0/0/1", "2"),
+        _event(3, "link", "b/0/0/2", "2"),
+        msgspec.structs.replace(_event(4, "merge", "b/0/0/2", "1"), merged="2" * 32),
+        _event(5, "link", "c/0/0/1", "1"),
+    ]
+    linking = Linking.of(events)
+    assert linking.links == [("b/0/0/2", "b/0/0/1"), ("b/0/0/2", "a/0/0/1"), ("c/0/0/1", "a/0/0/1")]
+    assert set(linking.identities.values()) == {"1" * 32}
 
 
 def test_latency_leaves_end_events_out():

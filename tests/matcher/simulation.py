@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from deploy.score import Linking
 from matcher.matcher import Matcher
 from matcher.rules import Calibration, Rules
 from matcher.state import State
@@ -106,16 +107,10 @@ class Score:
 
 def score(site: Simulation, events: Iterable[MatchEvent]) -> Score:
     """IDF1 over all cameras, and the share of links whose two tracklets are mostly one person."""
-    of, founder, right = {}, {}, []
-    for event in events:
-        if event.kind == "end":
-            continue
-        of[event.tracklet] = event.identity
-        if event.kind == "new":
-            founder[event.identity] = event.tracklet
-        else:
-            pair = (site.truth[event.tracklet], site.truth[founder[event.identity]])
-            right.append(pair[0].most_common(1)[0][0] == pair[1].most_common(1)[0][0])
+    linking = Linking.of(events)
+    of = linking.identities
+    mostly = {tracklet: shown.most_common(1)[0][0] for tracklet, shown in site.truth.items()}
+    right = [mostly[one] == mostly[other] for one, other in linking.links]
     people = sorted({person for shown in site.truth.values() for person in shown})
     identities = sorted(set(of.values()))
     overlap = np.zeros((len(people), len(identities)))

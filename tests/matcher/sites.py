@@ -40,8 +40,8 @@ def links(size: int = SIZE) -> Links:
 
 
 def rules(cameras: int = 2, size: int = SIZE, **changes: object) -> Rules:
-    """Camera means off, decided by a single crop or after 5 s and people 30 s apart unless asked for."""
-    plain = {"mean_prior": FAR, "sure_crops": 1, "stranger_crops": 1, "tau_s": 30.0, "wait_ns": 5 * SECOND}
+    """Camera means off, decided by a single crop or after 5 s unless asked for."""
+    plain = {"mean_prior": FAR, "sure_crops": 1, "stranger_crops": 1, "min_weight": 0.6, "floor": 0.6}
     return Rules(Calibration(links(size)), cameras, **(plain | changes))  # type: ignore[arg-type]
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from matcher.events import events, last_number
@@ -86,6 +87,11 @@ def test_only_what_is_asked_for_comes(place, site):
     assert numbers(events(place.where, site=site, follow=False, kind="link", camera="c0")) == [6, 8, 10]
     since = datetime.fromtimestamp((BASE + 8 * SECOND) / SECOND, UTC)
     assert numbers(events(place.where, site=site, follow=False, start=since)) == [8, 9, 10]
+
+
+def test_who_asks_for_an_identity_hears_that_it_was_merged(place, site):
+    place.say([*ten(), msgspec.structs.replace(event(11, identity="b", kind="merge"), merged="a" * 32)])
+    assert numbers(events(place.where, site=site, follow=False, identity="a" * 32)) == [2, 4, 6, 8, 10, 11]
 
 
 @pytest.mark.parametrize("after", [0, 4, 9, 10, 12])

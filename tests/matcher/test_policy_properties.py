@@ -107,6 +107,12 @@ def test_every_tracklet_is_decided_at_most_once_and_ends_after_that(sightings):
     state = State(rules(3, **SMALL))
     decided, ended, founders = {}, set(), []
     for decision in play(state, sightings):
+        if decision.merged is not None:
+            assert founders.index(decision.founder) < founders.index(decision.merged)
+            founders.remove(decision.merged)
+            for tracklet in [t for t, founder in decided.items() if founder == decision.merged]:
+                decided[tracklet] = decision.founder
+            continue
         if decision.kind == "end":
             assert decided[decision.tracklet] == decision.founder
             ended.add(decision.tracklet)
@@ -138,6 +144,25 @@ def test_the_search_finds_whom_looking_at_everybody_finds(sightings):
             best = sorted((c for c in everybody if c.log_odds >= -6), key=lambda c: (-c.log_odds, c.identity))
             assert found == best[:3]
         step(state, sighting)
+
+
+@settings(max_examples=15, deadline=None)
+@given(sites())
+def test_the_likeliest_twin_is_the_one_that_looking_at_everybody_finds(sightings):
+    state = State(rules(3, false_links=1e-9, mean_prior=3.0))  # nobody is merged: twins stay to be found
+    for n, sighting in enumerate(sightings):
+        step(state, sighting)
+        for index in [i for i, mine in state.exemplars.items() if mine] if n % 10 == 0 else []:
+            everybody = [
+                (evidence.same_person(state, index, other), -other)
+                for other, theirs in state.exemplars.items()
+                if theirs and other != index
+            ]
+            found = evidence.likeliest_twin(state, index)
+            if found is None:
+                assert max(everybody, default=(0, 0))[0] < 0.5 + 1e-4
+            elif found[1] > 0.5:
+                assert (found[1], -found[0]) == max(everybody)
 
 
 @settings(max_examples=15, deadline=None)
