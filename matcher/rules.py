@@ -75,7 +75,7 @@ class Rules:
     tau_s: float = 30.0  # typical transit; 30 s .77 | .76, 120 s .72 | .69
     clip: float = 8.0  # most that appearance alone may say, in log-odds; 5 .69 | .27
     # demo: 0.7 .82 at .90
-    floor: float = 0.8  # least probability of a link; .6 .77 | .76, .9 .72 | .67
+    floor: float = 0.9  # least probability of a link; .6 .77 | .76, .9 .72 | .67
     exemplars: int = 8  # per identity; 1 .71 | .59
     gate: float = 0.8  # least probability at which a linked tracklet may leave an exemplar
     # demo: 1 .818 at .90
