@@ -91,7 +91,8 @@ def perceived(frames: list[Frame], backend: str) -> int:
     """As `detector.detector` does it."""
     settings = DetectorSettings()
     eyes = load(load_bundle("person-detector", "detector"), backend=backend)
-    embedder = Embedder(load(load_bundle("osnet-x0.25", "embedder"), backend=backend), EmbedderSettings())
+    looks = load_bundle("osnet-x0.25", "embedder")
+    embedder = Embedder(load(looks, backend=backend), EmbedderSettings(), looks.links)
     tracker, people = Tracker(settings), 0
     for start in range(0, len(frames), BATCH):
         batch = frames[start : start + BATCH]

@@ -105,7 +105,8 @@ def loaded(settings: Settings) -> Iterator[Perceive]:
         if eyes.card.kind == "detector":  # else a person search, which has described whom it has found
             looks = load(embedder_of(*models), backend=compute.backend, checkpoint=compute.embedder_checkpoint)
             held.enter_context(closing(looks))
-        yield Chain(Detector(eyes, with_defaults(settings.detector, eyes.card)), Embedder(looks, settings.reid))
+        finds = Detector(eyes, with_defaults(settings.detector, eyes.card))
+        yield Chain(finds, Embedder(looks, settings.reid, embedder_of(*models).links))
 
 
 def match(

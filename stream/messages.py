@@ -8,7 +8,8 @@ Names that survive a restart, because order and equality rest on them:
 
 stream     one unbroken run of a camera, named by the captured_at of its first frame (a file: its start time)
 sequence   place on the stream's sampling grid: (captured_at - stream) * fps, rounded; a gap is a frame not sampled or lost
-tracklet   ``camera/stream/s/n``: the n-th tracklet of a tracker whose first frame had sequence s
+tracklet   ``camera/stream/s/n``: the n-th tracklet of a tracker whose first frame had sequence s; ``+k`` behind it: what the
+           tracker took for one, from where the looks said for the k-th time that it had gone on with somebody else
 identity   128 bits of HMAC(site key, founding tracklet), in hexadecimal
 number     gapless counter of a site's match events
 """

@@ -12,6 +12,7 @@ from reid.crops import to_batch
 from reid.embedder import Embedder
 from reid.settings import EmbedderSettings
 from stream.messages import CameraState, Detections, Embeddings, Frame, Status
+from stream.model import LinkRow, Links
 
 S = 1_000_000_000
 
@@ -194,3 +195,50 @@ def test_people_who_come_with_vectors_keep_them_and_are_chosen_as_all_others_are
     assert embedded(records, person=1) == []  # too poor to be pooled
     for n in chosen:
         assert records[n].people[0].vector == vectors[n, 0].astype("<f2").tobytes()
+
+
+ROW = LinkRow(a=-10.0, b=20.0, same_pairs=1000)
+LINKS = Links(mean=[0.0] * 24, same=ROW, other=ROW, fitted_on="colours")
+
+
+def worn(sequence: int, grey: int, **changes: int) -> Detections:
+    """One person all in one grey: below 127 is the opposite of above."""
+    return replace(detections(sequence, **changes), crops=(np.full((90, 30, 3), grey, np.uint8),))  # type: ignore[arg-type]
+
+
+def names(records: Sequence[Embeddings]) -> list[str]:
+    """Tracklet of the one person in each frame, each name once where it stays."""
+    found = [one.people[0].tracklet for one in records]
+    return [name for n, name in enumerate(found) if n == 0 or found[n - 1] != name]
+
+
+def test_a_tracklet_that_goes_on_with_somebody_else_gets_another_name_from_the_first_crop_that_says_so() -> None:
+    frames = [worn(k, 200 if k < 6 or k > 30 else 20) for k in range(60)]
+    records = process(Embedder(ReferenceEmbedder(), EmbedderSettings(), LINKS), *frames)
+    assert embedded(records) == [0, 1, 2, 3, 4, 14, 24, 34, 44, 54]
+    begun = {one.people[0].tracklet: one.sequence for one in reversed(records)}
+    assert begun == {"a/0/0/1": 0, "a/0/0/1+1": 14, "a/0/0/1+2": 34}
+
+
+def test_somebody_in_another_light_keeps_the_name() -> None:
+    frames = [worn(k, 130 + 2 * k) for k in range(60)]
+    assert names(process(Embedder(ReferenceEmbedder(), EmbedderSettings(), LINKS), *frames)) == ["a/0/0/1"]
+
+
+def test_nobody_is_judged_by_a_single_crop_or_without_link_rows() -> None:
+    frames = [worn(k, 20 if k == 0 else 200) for k in range(2)]
+    assert names(process(Embedder(ReferenceEmbedder(), EmbedderSettings(), LINKS), *frames)) == ["a/0/0/1"]
+    assert names(process(embedder(), *(worn(k, 200 if k < 6 else 20) for k in range(40)))) == ["a/0/0/1"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 120])
+def test_names_do_not_depend_on_how_frames_are_batched(size: int) -> None:
+    frames = [worn(k, 20 if k // 30 % 2 else 200) for k in range(120)]
+    stage = Embedder(ReferenceEmbedder(), EmbedderSettings(), LINKS)
+    records = [one for start in range(0, 120, size) for one in process(stage, *frames[start : start + size])]
+    assert names(records) == ["a/0/0/1", "a/0/0/1+1", "a/0/0/1+2", "a/0/0/1+3"]
+
+
+def test_a_new_stream_knows_nobody_s_looks() -> None:
+    frames = [*(worn(k, 200) for k in range(20)), *(worn(k, 20, stream=90 * S) for k in range(20))]
+    assert names(process(Embedder(ReferenceEmbedder(), EmbedderSettings(), LINKS), *frames)) == ["a/0/0/1"]
