@@ -104,7 +104,7 @@ class Merge:
         while queues := [queue for queue in self._queues.values() if queue.waiting]:
             first = min(queues, key=lambda queue: (queue.waiting[0][0].message.captured_at, queue.order))
             record, arrived_s = first.waiting[0]
-            if not finished and not self._turn(record.message.captured_at, arrived_s, now_s):
+            if not finished and not self._turn(first, now_s):
                 break
             first.waiting.popleft()
             MERGE_WAIT.observe(max(0.0, now_s - arrived_s))
@@ -131,8 +131,16 @@ class Merge:
         """Cameras of which every frame so far was seen before, and how many: a file played again under the same start."""
         return {q.camera: q.repeats for q in self._queues.values() if q.repeats and not q.frames}
 
-    def _turn(self, time: int, arrived_s: float, now_s: float) -> bool:
-        slower = [q for q in self._queues.values() if not q.waiting and not q.ended and q.heard < time]
+    def _turn(self, first: _Queue, now_s: float) -> bool:
+        record, arrived_s = first.waiting[0]
+        time = record.message.captured_at
+
+        def may_come_first(queue: _Queue) -> bool:
+            # a file's end has the time of its last frame, so after that frame it is still to come
+            tie = not self._live and queue.order < first.order
+            return queue.heard < time or (tie and queue.heard == time)
+
+        slower = [q for q in self._queues.values() if not q.waiting and not q.ended and may_come_first(q)]
         if not slower or (self._live and now_s - arrived_s >= self._lateness_s):
             self._said_at = None
             return True

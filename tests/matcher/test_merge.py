@@ -70,7 +70,23 @@ def test_records_of_one_time_come_out_in_the_order_of_the_cameras():
     merger.push(frame("a", 0), 0)
     merger.push(frame("b", 1), 0)
     merger.push(frame("a", 1), 0)
-    assert out(merger) == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert out(merger, finished=True) == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+
+
+@pytest.mark.parametrize(
+    "late", [pytest.param(True, id="after the other's frame"), pytest.param(False, id="before it")]
+)
+def test_a_file_s_end_comes_before_another_camera_s_frame_of_its_time_whenever_it_arrives(late):
+    merger, got = merge("ab"), []
+    pushes = [frame("a", 0), state("a", 0, "end"), frame("b", 0)]
+    for record in [pushes[0], pushes[2], pushes[1]] if late else pushes:
+        merger.push(record, 0)
+        got += [record.message for record in merger.pop(0)]
+    assert [(message.camera, isinstance(message, CameraState)) for message in got] == [
+        ("a", False),
+        ("a", True),
+        ("b", False),
+    ]
 
 
 def test_a_live_camera_is_waited_for_up_to_the_lateness_from_arrival():
