@@ -79,7 +79,7 @@ class Rules:
     exemplars: int = 8  # per identity; 1 .71 | .59
     gate: float = 0.8  # least probability at which a linked tracklet may leave an exemplar
     # demo: 1 .818 at .90
-    min_weight: float = 2.0  # summed quality before a tracklet may found an identity or leave an exemplar
+    min_weight: float = 3.0  # summed quality before a tracklet may found an identity or leave an exemplar
     min_quality: float = 0.25  # of a crop that counts
     mean_prior: float = 3.0  # vectors that the prior of a camera's mean weighs
     # demo: -1.3 .82 at .90
