@@ -1,6 +1,6 @@
 """Somebody else's ONNX model to a bundle of the house contract: how somebody with real cameras gets models of real people."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from deploy import adopt_graph, metadata
 from deploy.adopt_graph import BoxFormat, Colour, Layout
 from deploy.backends.onnxruntime import OnnxRuntimeBackend, run_once
 from deploy.bundle import Bundle, write_bundle
+from deploy.thresholds import check_defaults
 from stream.errors import AdoptError, BundleError
 from stream.model import Backend, Links, ModelCard
 
@@ -93,11 +94,13 @@ def adopt(
     input_hw: tuple[int, int] | None = None,
     output: str | None = None,
     fit: Callable[[Backend], Links] | None = None,
+    defaults: Mapping[str, float] | None = None,
 ) -> Adopted:
     """Rewrite the ONNX file `data` (called `where` in messages), try it, and write the bundle to `folder`.
 
-    `output` picks one where the graph has several. `fit` makes an embedder's links; without it the bundle has none. Raises
-    `AdoptError` where the file cannot be brought to the contract; nothing is written then.
+    `output` picks one where the graph has several. `fit` makes an embedder's links; without it the bundle has none. `defaults`
+    are thresholds for its card. Raises `AdoptError` where the file cannot be brought to the contract, `BundleError` for a
+    threshold that it cannot have; nothing is written then.
     """
     licence = licence or recipe.licence
     if licence is None:
@@ -118,8 +121,10 @@ def adopt(
         data_sets=recipe.data_sets,
         licence=licence,
         source=f"sightline adopt {Path(where).name}" + (f" ({recipe.source})" if recipe.source else ""),
+        defaults=dict(defaults or {}),
         digest="",
     )
+    check_defaults(card)
     pictures = check_pictures(layout.size_hw)
     model, notes = _rewritten(theirs, layout, recipe, card, taken, open_batch=False)
     alone = _answers(model, card, pictures, where)

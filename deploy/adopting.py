@@ -13,6 +13,7 @@ from deploy.adopt_fetch import fetch
 from deploy.adopt_graph import BoxFormat, Colour
 from deploy.adopt_links import fitter
 from deploy.bundle import CARD, SHIPPED, user_bundles
+from deploy.thresholds import card_defaults
 from deploy.training import Bar
 from stream.errors import UsageError
 
@@ -46,6 +47,7 @@ def adopt_model(
     crops: Path | None,
     output: Path | None,
     replace: bool,
+    thresholds: list[str],
     input_hw: str | None,
     take: str | None,
 ) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def adopt_model(
             fit = fitter(crops, bar.at)
         adopted = adopt(
             data, recipe, folder, name=name, where=place, version=version, licence=licence, input_hw=size_hw,
-            output=take, fit=fit,
+            output=take, fit=fit, defaults=card_defaults(thresholds),
         )  # fmt: skip
     card = adopted.bundle.card
     height, width = card.input_hw

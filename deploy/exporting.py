@@ -14,6 +14,7 @@ from deploy.bundle import Bundle
 from deploy.converting import Conversion, converting
 from deploy.export import Described, export
 from deploy.export_search import export_person_search, served_hw
+from deploy.thresholds import card_defaults
 from deploy.training import Bar
 from detector.letterbox import letterbox
 from stream.errors import DataError, UsageError
@@ -115,18 +116,6 @@ def _person_search(
         return export_person_search(
             path, output, described, golden, report=lambda done: bar.at(done, "of the drawn scenes looked at")
         )
-
-
-def card_defaults(said: list[str]) -> dict[str, float]:
-    """Thresholds for the card, each given as name=value."""
-    defaults: dict[str, float] = {}
-    for each in said:
-        name, _, value = each.partition("=")
-        try:
-            defaults[name.strip()] = float(value)
-        except ValueError:
-            raise UsageError(f"--default {each}: expected NAME=NUMBER, such as new_score=0.4") from None
-    return defaults
 
 
 def card_scores(files: list[Path]) -> dict[str, float]:

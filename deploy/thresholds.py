@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from detector.settings import DetectorSettings
 from matcher.settings import MatcherSettings
-from stream.errors import BundleError
+from stream.errors import BundleError, UsageError
 from stream.model import ModelCard
 from stream.settings import Section
 
@@ -20,6 +20,18 @@ FINDS = ("high_score", "new_score", "low_score", "nms_iou")
 DESCRIBES = ("false_links",)
 """What a model that describes them may say of `[matcher]`."""
 OF_KIND = {"detector": FINDS, "embedder": DESCRIBES, "person-search": FINDS + DESCRIBES}
+
+
+def card_defaults(said: list[str]) -> dict[str, float]:
+    """Thresholds for the card, each given as name=value. Raises `UsageError` for what is no number."""
+    defaults: dict[str, float] = {}
+    for each in said:
+        name, _, value = each.partition("=")
+        try:
+            defaults[name.strip()] = float(value)
+        except ValueError:
+            raise UsageError(f"--default {each}: expected NAME=NUMBER, such as new_score=0.4") from None
+    return defaults
 
 
 def with_defaults(section: S, card: ModelCard) -> S:

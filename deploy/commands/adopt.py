@@ -29,6 +29,13 @@ def adopt(
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a bundle that is there.")] = False,
     version: Annotated[str, typer.Option(help="The version on its card.")] = "1",
+    default: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A threshold that sites get unless they state it: high_score, new_score, low_score, nms_iou, false_links; may be repeated.",
+        ),
+    ] = None,
     input_hw: Annotated[
         str | None, typer.Option(metavar="HxW", help="Input size, where the graph leaves it open.")
     ] = None,
@@ -50,7 +57,8 @@ def adopt(
 ) -> None:
     """Make a bundle of somebody else's ONNX model: for real cameras, models of real people.
 
-    Example: sightline adopt yolox_nano.onnx --preset yolox --name yolox-nano
+    Examples: sightline adopt yolox_nano.onnx --preset yolox --name yolox-nano
+              sightline adopt theirs.onnx --preset yolox --name theirs --default new_score=0.6
     """
     from deploy.adopting import Wanted, adopt_model
 
@@ -68,6 +76,7 @@ def adopt(
             crops=crops,
             output=output,
             replace=replace,
+            thresholds=default or [],
             input_hw=input_hw,
             take=take,
         )

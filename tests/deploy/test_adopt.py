@@ -228,11 +228,14 @@ def test_the_command_writes_a_bundle_that_settings_can_name(
         "mine",
         "--crops",
         tmp_path / "crops",
+        "--default",
+        "false_links=0.02",
         "--json",
         tmp_path / "said.json",
     ]
     assert sightline(theirs, *options) == 0
     bundle = load_bundle("mine", "embedder")
+    assert bundle.card.defaults == {"false_links": 0.02}
     assert bundle.links is not None
     assert bundle.links.fitted_on == "crops: 520 tracklets of 130 people"
     assert bundle.links.same.b > 0
@@ -260,6 +263,13 @@ def test_the_command_writes_a_bundle_that_settings_can_name(
         pytest.param(["--preset", "omz-reid", "--take", "y"], 1, "returns out, no y", id="no such output"),
         pytest.param(["--preset", "omz-reid", "--sha256", "12"], 2, "64 hexadecimal digits", id="no digest"),
         pytest.param(["--preset", "omz-reid", "--sha256", "0" * 64], 1, "expected 0000", id="another digest"),
+        pytest.param(
+            ["--preset", "omz-reid", "--default", "new_score=0.4"],
+            1,
+            "no threshold of this embedder",
+            id="its threshold",
+        ),
+        pytest.param(["--preset", "omz-reid", "--default", "false_links"], 2, "expected NAME=NUMBER", id="no number"),
         pytest.param(["--preset", "omz-reid", "--crops", "/nowhere"], 1, "0 pictures named like", id="no crops"),
         pytest.param(
             ["--preset", "omz-reid", "--output", __file__], 2, "is a file; give a folder", id="output is a file"
