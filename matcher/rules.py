@@ -1,7 +1,7 @@
 """What the linking policy is told: the asked error, the calibration of the embedder, and the numbers behind its steps.
 
 Values were chosen on simulated sites (24 people on 4 cameras, 200 on 12; IDF1 .77 | .76, before identities were merged) and
-later on twelve drawn demo scenes (IDF1 .820, link precision .908); beside each stands what these become when it alone is
+later on twelve drawn demo scenes (IDF1 .838 at link precision .95); beside each stands what these become when it alone is
 changed, those of the demo marked so.
 """
 
@@ -66,23 +66,23 @@ class Rules:
     false_links: float = 0.05
     """Asked rate of wrong links, 0.01 to 0.2; the only threshold that a user sets."""
 
-    # demo: 10 s .82 at .90
+    # demo: 3 s .839 at .95, 10 s .838 at .94
     wait_ns: int = 5 * SECOND  # then the better guess will do; 1 s .74 | .74, 10 s .79 | .76
     left_ns: int = 2 * SECOND  # unseen for this long, it has ended
     sure_crops: int = 4  # a link waits for as many unless its time is up: first crops are cut off by the picture's edge
     stranger_crops: int = 12  # somebody new, too
-    # demo: 20 s .82 at .90
+    # demo: 20 s .838 at .95, 60 s .834 at .95
     tau_s: float = 30.0  # typical transit; 30 s .77 | .76, 120 s .72 | .69
     clip: float = 8.0  # most that appearance alone may say, in log-odds; 5 .69 | .27
-    # demo: 0.7 .82 at .90
+    # demo: .8 .843 at .94, .95 .831 at .95
     floor: float = 0.9  # least probability of a link; .6 .77 | .76, .9 .72 | .67
     exemplars: int = 8  # per identity; 1 .71 | .59
     gate: float = 0.8  # least probability at which a linked tracklet may leave an exemplar
-    # demo: 1 .818 at .90
+    # demo: 2 .830 at .93, 4 .830 at .95
     min_weight: float = 3.0  # summed quality before a tracklet may found an identity or leave an exemplar
     min_quality: float = 0.25  # of a crop that counts
     mean_prior: float = 3.0  # vectors that the prior of a camera's mean weighs
-    # demo: -1.3 .82 at .90
+    # demo: -1.3 .835 at .95
     switch_log_odds: float = -0.7  # a crop less like its tracklet is kept out; three in a row say that it is mixed
     max_open: int = 64  # tracklets per camera
     max_identities: int = 10_000
