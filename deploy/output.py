@@ -14,6 +14,13 @@ JsonPath = Annotated[
     Path | None,
     typer.Option("--json", metavar="PATH", help="Also write what is printed as data; - is standard output."),
 ]
+Thresholds = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="A threshold that sites get unless they state it: high_score, new_score, low_score, nms_iou, false_links; may be repeated.",
+    ),
+]
 StatePath = Annotated[
     Path | None,
     typer.Option(

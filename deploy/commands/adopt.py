@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from deploy.output import JsonPath, Output
+from deploy.output import JsonPath, Output, Thresholds
 
 Preset = Literal["yolox", "omz-reid", "torchreid"]
 
@@ -29,13 +29,7 @@ def adopt(
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a bundle that is there.")] = False,
     version: Annotated[str, typer.Option(help="The version on its card.")] = "1",
-    default: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="A threshold that sites get unless they state it: high_score, new_score, low_score, nms_iou, false_links; may be repeated.",
-        ),
-    ] = None,
+    default: Thresholds = None,
     input_hw: Annotated[
         str | None, typer.Option(metavar="HxW", help="Input size, where the graph leaves it open.")
     ] = None,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.output import JsonPath, Output
+from deploy.output import JsonPath, Output, Thresholds
 from stream.errors import UsageError
 from stream.model import Precision
 
@@ -38,13 +38,7 @@ def export(
     scores: Annotated[
         list[Path] | None, typer.Option(metavar="JSON", help="What `sightline evaluate --json` wrote; may be repeated.")
     ] = None,
-    default: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="A threshold that sites get unless they state it: high_score, new_score, low_score, nms_iou, false_links; may be repeated.",
-        ),
-    ] = None,
+    default: Thresholds = None,
     height: Annotated[
         int | None, typer.Option(min=32, help="Input height (detectors, person search).", show_default="recipe")
     ] = None,
