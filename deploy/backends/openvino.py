@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.backends import signal_stack
 from deploy.backends.cut import check_images, cut, powers_of_two
 from stream.errors import BundleError
 from stream.model import ModelCard
@@ -61,7 +62,8 @@ class OpenVinoBackend:
                 graph = core.read_model(data)
                 self._check(graph)
                 graph.reshape({0: [size, *card.input_hw, 3]})
-                self._requests[size] = core.compile_model(graph, "CPU", options).create_infer_request()
+                with signal_stack.kept():
+                    self._requests[size] = core.compile_model(graph, "CPU", options).create_infer_request()
             except RuntimeError as error:  # the only class it has
                 raise BundleError(f"{self._where}: OpenVINO cannot load it ({_reason(error)})") from error
         self._keep_equal_sizes()

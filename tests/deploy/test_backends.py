@@ -167,8 +167,34 @@ def test_a_site_hears_what_was_chosen_before_its_cameras_are_opened(
     assert not caplog.records
 
 
+CTRL_C = """
+import ctypes, os, signal, sys, time
+from deploy.backends.openvino import OpenVinoBackend
+from deploy.bundle import load_bundle
+bundle = load_bundle("osnet-x0.25")
+held = [OpenVinoBackend(bundle.model, bundle.card) for _ in range(2)]
+for one in held:  # not in the order that OpenVINO would need
+    one.close()
+del held, one
+blocks = [bytearray(1 << 20) for _ in range(64)]  # takes the memory that was freed
+stack = (ctypes.c_size_t * 3)()
+ctypes.CDLL(None).sigaltstack(None, stack)
+print("stack", stack[0], flush=True)
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(5)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are Linux's affair here")
+def test_ctrl_c_after_two_models_were_freed_is_no_crash() -> None:
+    """Where a processor has AMX, OpenVINO leaves the thread a signal stack that is no more."""
+    done = subprocess.run([sys.executable, "-c", CTRL_C], capture_output=True, text=True, timeout=60, check=False)
+    assert "KeyboardInterrupt" in done.stderr
+    assert done.stdout == "stack 0\n"
+
+
 def test_a_site_gives_the_same_events_with_one_worker_and_with_two(tmp_path: Path) -> None:
-    site = write_site(tmp_path, frames=60)
+    site = write_site(tmp_path, frames=120)
     settings = load(site, {"SIGHTLINE_COMPUTE__BACKEND": "openvino"})
     runs = []
     for workers in (1, 2):
