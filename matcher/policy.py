@@ -173,12 +173,17 @@ def _pooled(held: list[tuple[float, NDArray[np.float32]]]) -> Pool:
 def _show(state: State, tracklet: Tracklet) -> None:
     """Let a tracklet leave its exemplar at its identity, past a gate that is stricter than linking."""
     pool, rules, index = state.pools[tracklet.name], state.rules, tracklet.identity
-    if index is None or tracklet.frozen or tracklet.probability < rules.gate or pool.weight < rules.min_weight:
+    if index is None or tracklet.frozen or tracklet.probability < rules.gate or not _well_seen(state, pool):
         return
     mine = state.exemplars[index]
     if tracklet.name not in mine and len(mine) >= rules.exemplars and not _spare(state, index):
         return  # tried again at the next crop
     state.put_exemplar(index, Exemplar(tracklet.name, tracklet.camera, pool.vector, pool.weight, tracklet.last_crop))
+
+
+def _well_seen(state: State, pool: Pool) -> bool:
+    """Whether a pool says enough to stand for somebody."""
+    return pool.weight >= state.rules.min_weight or pool.crops >= state.rules.many_crops
 
 
 def _spare(state: State, index: int) -> bool:
@@ -258,7 +263,7 @@ def _assign(state: State, rows: Sequence[Tracklet], time: int, *, final: bool) -
                 continue
         stranger = p_new >= 1 - rules.false_links
         soon = stranger and (pool.crops >= rules.stranger_crops or not state.identities)
-        if pool.weight >= rules.min_weight and (soon or due) and _room(state, columns):
+        if (soon or due) and _well_seen(state, pool) and _room(state, columns):
             out.append(_new(state, tracklet, found[i], p_new, stranger, time))
     return out
 

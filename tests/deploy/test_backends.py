@@ -194,7 +194,7 @@ def test_ctrl_c_after_two_models_were_freed_is_no_crash() -> None:
 
 
 def test_a_site_gives_the_same_events_with_one_worker_and_with_two(tmp_path: Path) -> None:
-    site = write_site(tmp_path, frames=120)
+    site = write_site(tmp_path, frames=60)
     settings = load(site, {"SIGHTLINE_COMPUTE__BACKEND": "openvino"})
     runs = []
     for workers in (1, 2):

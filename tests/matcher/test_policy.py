@@ -122,6 +122,12 @@ def test_poor_crops_found_nobody():
     assert said(site(Track("a", "A", e(1), 0, 0, quality=0.3))[1]) == []
 
 
+def test_many_poor_crops_are_as_good_as_few_good_ones():
+    far = Track("a", "A", e(1), 0, 4, quality=0.3)
+    assert said(site(far, min_weight=9.0, many_crops=8, stranger_crops=9)[1]) == [("new", "a", 1.4)]
+    assert said(site(far, min_weight=9.0, many_crops=30)[1]) == []
+
+
 def test_one_poor_crop_may_link():
     _, decisions = site(A, Track("b", "B", e(1), 20, 20, quality=0.3))
     assert said(decisions)[1:] == [("link", "b", 20.0)]
