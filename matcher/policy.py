@@ -1,6 +1,6 @@
 """Tracklets to identities: the same person, a new one, or not sure yet. Pure: reads no clock and does no I/O.
 
-A tracklet is pending until enough crops speak for a link or for somebody new; ten seconds after its first frame the better
+A tracklet is pending until enough crops speak for a link or for somebody new; five seconds after its first frame the better
 guess will do. Then it is linked or new; then ended. Doubt founds somebody new, so one person may have several identities:
 whenever a tracklet has ended, its identity is compared with all others and merged with one that is surely the same person. A
 step takes one record in order of event time and changes the state alone; the same state and record give the same decisions,

@@ -1,7 +1,7 @@
 """What the linking policy is told: the asked error, the calibration of the embedder, and the numbers behind its steps.
 
 Values were chosen on simulated sites (24 people on 4 cameras, 200 on 12; IDF1 .77 | .76, before identities were merged) and
-later on twelve drawn demo scenes (IDF1 .835 at link precision .95); beside each stands what these become when it alone is
+later on twelve drawn demo scenes (IDF1 .834 at link precision .95); beside each stands what these become when it alone is
 changed, those of the demo marked so.
 """
 
@@ -80,7 +80,7 @@ class Rules:
     gate: float = 0.8  # least probability at which a linked tracklet may leave an exemplar
     # demo: 2 .830 at .93, 4 .830 at .95
     min_weight: float = 3.0  # summed quality before a tracklet may found an identity or leave an exemplar,
-    many_crops: int = 8  # or so many crops, of somebody far away; demo: 6 .834 at .95, 10 .838 at .95
+    many_crops: int = 6  # or so many crops, of somebody far away; demo: 8 .835 at .95, 10 .838 at .95
     min_quality: float = 0.25  # of a crop that counts
     mean_prior: float = 3.0  # vectors that the prior of a camera's mean weighs
     # demo: -1.3 .835 at .95

@@ -146,7 +146,7 @@ def test_a_file_that_cannot_be_used_ends_the_run(
 
 
 def test_a_clip_that_breaks_off_is_used_as_far_as_it_goes(here: Here, site: Path, tmp_path: Path) -> None:
-    whole = write_clip(tmp_path / "whole.h264", container="h264", frames=50).read_bytes()
+    whole = write_clip(tmp_path / "whole.h264", container="h264", frames=90).read_bytes()
     (tmp_path / "cut.h264").write_bytes(whole[: len(whole) * 2 // 3])
     path = changed(site, tmp_path, (CAMERA, 'url = "cut.h264"'))
     status, said = here("run", str(path), "--events", str(tmp_path / "events.jsonl"))
