@@ -119,8 +119,10 @@ class Tracklet(msgspec.Struct, array_like=True):
     frozen: bool = False
     """Somebody else took its place: it teaches nothing any more."""
     fresh: bool = False
-    """Has crops that no decision has seen."""
+    """Has crops that no decision has seen, or its time has come."""
     last_crop: int = 0
+    due: bool = False
+    """Its time to wait for more is over."""
 
 
 def pack(entity: Any) -> bytes:

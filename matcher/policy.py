@@ -90,7 +90,10 @@ def step(state: State, record: Sighting) -> list[Decision]:
         return out
     out += _close(state, [t for t in state.tracklets_of(camera) if time - t.last >= state.rules.left_ns], time)
     pending = [t for t in state.tracklets_of(camera) if t.identity is None and state.pools[t.name].weight > 0]
-    if any(t.fresh or time - t.first >= state.rules.wait_ns for t in pending):
+    for tracklet in pending:
+        if not tracklet.due and time - tracklet.first >= state.rules.wait_ns:
+            tracklet.due = tracklet.fresh = True
+    if any(tracklet.fresh for tracklet in pending):
         out += _assign(state, pending, time, final=False)
         for tracklet in pending:
             if tracklet.fresh:
@@ -249,7 +252,7 @@ def _assign(state: State, rows: Sequence[Tracklet], time: int, *, final: bool) -
     odds, partner = np.exp(compared.log_odds), _hungarian(compared.log_odds)
     out = []
     for i, tracklet in enumerate(rows):
-        pool, due = state.pools[tracklet.name], final or time - tracklet.first >= rules.wait_ns
+        pool, due = state.pools[tracklet.name], final or tracklet.due
         p_new = 1 / (1 + float(odds[i].sum()))
         j = partner[i]
         if j is not None:
