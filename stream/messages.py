@@ -146,7 +146,8 @@ class MatchEvent(msgspec.Struct, frozen=True, kw_only=True, tag="match_event"):
     kind: EventKind
     identity: Identity
     merged: Identity | None = None
-    """Of a merge: the identity that was `identity` all along. It is never named again."""
+    """Of a merge: the identity that was `identity` all along. It is never named again. Camera and tracklet of a merge are those
+    whose end settled it."""
     camera: Name
     previous_camera: Name | None = None
     """Where a linked identity was last seen before this tracklet; may be the same camera."""

@@ -1,11 +1,16 @@
 """`sightline events` without Kafka: reads the gallery, running or not, and shows what was asked for."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from deploy.telling import line
+from deploy.view import View
+from stream.messages import EventKind, MatchEvent
 from tests.deploy.sites import write_site
 from tests.deploy.workers import json_lines, last_line, sightline
 
@@ -60,3 +65,23 @@ def test_what_cannot_be_shown_is_said_in_one_line(
     done = sightline("events", str(ran[0]), *arguments, folder=tmp_path)
     assert done.returncode == status
     assert words in last_line(done)
+
+
+def event(kind: EventKind, identity: str, merged: str | None = None) -> MatchEvent:
+    return MatchEvent(
+        site="s", number=1, kind=kind, identity=identity * 32, merged=merged and merged * 32, camera="hall", tracklet="t",
+        first_seen=0, captured_at=0, probability=0.97, model="m",
+    )  # fmt: skip
+
+
+def test_a_merge_names_both_identities() -> None:
+    said = line(event("merge", "a", "b")).plain
+    assert said.split()[2:] == ["merge", "aaaaaaaa", "was", "also", "bbbbbbbb", "hall", "0.97"]
+
+
+def test_the_live_view_counts_merged_identities_once() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    with View(["hall"], console, "title") as view:
+        for one in (event("new", "a"), event("new", "b"), event("merge", "a", "b")):
+            view.event(one)
+    assert "1 identities, 0 links" in console.file.getvalue()  # type: ignore[attr-defined]
