@@ -47,7 +47,7 @@ def drawn(
     """Per array name, one read-only memory map per shard; what is not in the user's cache yet is drawn now.
 
     `key` and the drawing code's own text name the cache, so a changed drawing is drawn anew. A run that was cut short goes on with
-    the shards it lacks.
+    the shards it lacks. Raises `DataError` where they cannot be written, for want of space for instance.
     """
     folder = _root() / f"{name}-{_digest(key)}"
     try:
@@ -85,9 +85,12 @@ def _write(folder: Path, shard: int, draw: Draw) -> None:
         for name, rows in draw(shard).items():
             np.save(part / f"{name}.npy", rows, allow_pickle=False)
         part.rename(folder / str(shard))
-    except OSError:
+    except OSError as error:
         if not (folder / str(shard)).is_dir():  # else another run has drawn the same shard meanwhile
-            raise
+            raise DataError(
+                f"{folder} cannot be written ({error.strerror or error}): free some space, or point SIGHTLINE_CACHE to a "
+                "folder that has more; what was drawn so far is kept"
+            ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -1,3 +1,5 @@
+import resource
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,21 @@ def test_a_cache_that_cannot_be_written_is_said_with_the_remedy(tmp_path, monkey
     monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "file"))
     with pytest.raises(DataError, match="point SIGHTLINE_CACHE to a folder that can be written"):
         _drawn(1)
+
+
+def test_a_disk_that_fills_up_is_said_with_the_remedy_and_leaves_nothing_half_done(tmp_path):
+    def large(shard):
+        return {"images": np.zeros((1 + 99 * shard, 1000), np.uint8)}
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # as a full disk does, it takes a part of what is written
+    try:
+        with pytest.raises(DataError, match=r"cannot be written .*free some space, or point SIGHTLINE_CACHE"):
+            drawn("test", large, 2, key={}, workers=1, report=lambda done, of: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (folder,) = (tmp_path / "training").iterdir()
+    assert [path.name for path in folder.iterdir()] == ["0"]
 
 
 def test_windows_move_people_with_their_pictures():
