@@ -68,9 +68,9 @@ class Embedder:
         if isinstance(item, CameraState):
             if item.state == "end":
                 self._cameras.pop(item.camera, None)
-            return (), None
+            return [], None
         if item.status != "ok":
-            return (), None
+            return [], None
         frame = item.frame
         known = self._cameras.get(frame.camera)
         if known is None or known.stream != frame.stream or frame.sequence <= known.sequence:

@@ -35,30 +35,35 @@ class Switches:
     """One camera's stream: names of a tracker -> names of tracklets, ``+k`` behind the k-th switch. Frames come in order."""
 
     links: Links
+    _mean: F64 = field(init=False)
     _looks: dict[str, _Looks] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._mean = np.asarray(self.links.mean)
 
     def rename(
         self, now_s: float, tracklets: tuple[str, ...], quality: NDArray[np.float32], vectors: dict[int, bytes]
     ) -> tuple[str, ...]:
         """The N people of a frame, their (N,) quality, and by place the float16 unit vectors of those that were embedded."""
-        mean = np.asarray(self.links.mean)
         names = []
         for place, name in enumerate(tracklets):
-            looks = self._looks.setdefault(name, _Looks(now_s, np.zeros_like(mean)))
+            looks = self._looks.get(name)
+            if looks is None:
+                looks = self._looks[name] = _Looks(now_s, np.zeros_like(self._mean))
             looks.last_s = now_s
             if place in vectors:
-                self._see(looks, mean, np.frombuffer(vectors[place], "<f2").astype(np.float64), float(quality[place]))
+                self._see(looks, np.frombuffer(vectors[place], "<f2").astype(np.float64), float(quality[place]))
             names.append(f"{name}+{looks.switches}" if looks.switches else name)
         self._looks = {name: looks for name, looks in self._looks.items() if now_s - looks.last_s < FORGET_S}
         return tuple(names)
 
-    def _see(self, looks: _Looks, mean: F64, vector: F64, quality: float) -> None:
+    def _see(self, looks: _Looks, vector: F64, quality: float) -> None:
         if looks.crops >= LEAST_CROPS:
-            known, seen = looks.total / looks.weight - mean, vector - mean
+            known, seen = looks.total / looks.weight - self._mean, vector - self._mean
             lengths = max(float(np.linalg.norm(known) * np.linalg.norm(seen)), 1e-12)
             row = self.links.same
             if row.a + row.b * float(known @ seen) / lengths < SURE:
-                looks.total, looks.weight, looks.crops = np.zeros_like(mean), 0.0, 0
+                looks.total, looks.weight, looks.crops = np.zeros_like(self._mean), 0.0, 0
                 looks.switches += 1
         looks.total = looks.total + quality * vector
         looks.weight += quality

@@ -115,8 +115,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
     reason: Reason
     similarity: float | None = None
-    """(largest + mean) / 2 of the cosines to the identity's exemplars, camera means removed; of a merge, of both identities'
-    exemplars pooled."""
+    """(largest + mean) / 2 of the cosines to the identity's exemplars, camera means removed; of a merge, the mean
+    cosine of both identities' exemplars."""
     runner_up: RunnerUp | None = None
     gap_s: float | None = None
     """Seconds between the identity's last sighting and this tracklet's first."""

@@ -80,8 +80,8 @@ def test_a_merge_names_both_identities() -> None:
 
 
 def test_the_live_view_counts_merged_identities_once() -> None:
-    console = Console(file=io.StringIO(), width=120)
-    with View(["hall"], console, "title") as view:
+    shown = io.StringIO()
+    with View(["hall"], Console(file=shown, width=120), "title") as view:
         for one in (event("new", "a"), event("new", "b"), event("merge", "a", "b")):
             view.event(one)
-    assert "1 identities, 0 links" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "1 identities, 0 links" in shown.getvalue()

@@ -201,9 +201,9 @@ ROW = LinkRow(a=-10.0, b=20.0, same_pairs=1000)
 LINKS = Links(mean=[0.0] * 24, same=ROW, other=ROW, fitted_on="colours")
 
 
-def worn(sequence: int, grey: int, **changes: int) -> Detections:
+def worn(sequence: int, grey: int, stream: int = 0) -> Detections:
     """One person all in one grey: below 127 is the opposite of above."""
-    return replace(detections(sequence, **changes), crops=(np.full((90, 30, 3), grey, np.uint8),))  # type: ignore[arg-type]
+    return replace(detections(sequence, stream=stream), crops=(np.full((90, 30, 3), grey, np.uint8),))
 
 
 def names(records: Sequence[Embeddings]) -> list[str]:
