@@ -240,7 +240,12 @@ def _resolve(model: type[BaseModel], data: Any, folder: Path) -> None:
 
 def _explain(error: ValidationError, path: Path, text: str, data: Any, overridden: Mapping[Location, str]) -> str:
     """One line about the first error: where it stands, what is wrong, what would be right."""
-    errors = error.errors(include_url=False)
+    # a list whose every item is wrong is called too short as well, which it is not
+    errors = [
+        e
+        for e in error.errors(include_url=False)
+        if e["type"] != "too_short" or len(e["input"]) == e["ctx"]["actual_length"]
+    ]
     first = min(errors, key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key explains a missing one
     where = first["loc"]
     variable = next(
@@ -258,8 +263,11 @@ def _explain(error: ValidationError, path: Path, text: str, data: Any, overridde
         said = f'unknown {"setting" if section else "section"} "{key or where[-1]}"; {advice}'
     elif first["type"] == "missing":
         said = f'"{key}" is missing' if key else f"section [{where[-1]}] is missing"
+    elif first["type"] in ("model_type", "tuple_type") and len(where) == 1:
+        title = "[[camera]], one for each camera" if where[0] == "camera" else f"[{where[0]}]"
+        said = f'"{where[0]}" is no setting but a section, with a title in brackets: {title}'
     else:
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = "expected a list" if first["type"] == "tuple_type" else first["msg"].removeprefix("Value error, ")
         got = first["input"]
         secret = isinstance(got, SecretStr) or any(word in key for word in ("key", "password", "secret"))
         shown = f" = {mask(str(got))[:80]}" if isinstance(got, str | int | float) and not secret else ""

@@ -35,6 +35,7 @@ MAX_PIXELS = 8192 * 8192
 MAX_HEIGHT = 16384
 MAX_FPS = 240
 _TICK_S = 1.0
+_POLL_S = 0.005
 _SECOND_NS = 1_000_000_000
 _AGREE_NS = 5_000_000
 _NO_TIMES = 0x80  # AVFMT_NOTIMESTAMPS
@@ -54,7 +55,9 @@ _OPTIONS: dict[Kind, dict[str, str]] = {
     # live_start_index: one segment in reserve; the default of two makes everything a segment later
     # correct_ts_overflow: FFmpeg takes an MPEG-TS clock that goes back for one that ran over, and leaps 26 hours ahead
     "http": {"fpsprobesize": "0", "live_start_index": "-2", "correct_ts_overflow": "0"},
-    "device": {"fpsprobesize": "0"},
+    # fflags: AVFMT_FLAG_NONBLOCK by its number, for it has no name there. Otherwise FFmpeg waits inside the kernel, where
+    # no time-out reaches it, for a USB camera that stopped
+    "device": {"fpsprobesize": "0", "fflags": "+4"},
     "file": {"correct_ts_overflow": "0"},
     "synthetic": {},
 }
@@ -185,7 +188,7 @@ class Video:
         while True:
             if not rtsp:
                 self._read_timeout.seconds = silence_s()
-            packets = cast("Generator[Packet[VideoStream]]", self._container.demux(self._stream))
+            packets = self._demuxed(silence_s())
             try:
                 with _errors(self._camera.kind, self._where, silence_s(), opening=False), contextlib.closing(packets):
                     for packet in packets:
@@ -199,6 +202,23 @@ class Video:
                 # an RTSP stream may be read on after a time-out; everything else FFmpeg has given up inside
                 if not rtsp or self._wall.now_ns() - heard_ns > silence_s() * _SECOND_NS:
                     raise
+
+    def _demuxed(self, silence_s: float) -> "Generator[Packet[VideoStream]]":
+        packets = cast("Generator[Packet[VideoStream]]", self._container.demux(self._stream))
+        if self._camera.kind != "device":
+            yield from packets
+            return
+        heard_s = time.monotonic()
+        while time.monotonic() - heard_s < silence_s:
+            try:
+                yield next(packets)
+                heard_s = time.monotonic()
+            except StopIteration:
+                return
+            except av.error.BlockingIOError:  # no picture yet
+                time.sleep(_POLL_S)
+                packets = cast("Generator[Packet[VideoStream]]", self._container.demux(self._stream))
+        raise CameraSilent(f"{self._where} is silent: nothing came for {silence_s:.3g} s")
 
     def _note_utc(self, packet: "Packet[VideoStream]") -> None:
         if packet.pts is None or not packet.has_sidedata("prft"):

@@ -59,6 +59,21 @@ def test_a_site_without_kafka_and_redis_keeps_both_inside(tmp_path: Path) -> Non
             id="misspelt key of a camera",
         ),
         pytest.param(
+            SITE + "masks = [[1, 2]]\n",
+            'site.toml line 13: [[camera]] "front-door" masks.0.0 = 1: expected a list (and 1 more)',
+            id="a point that is none",
+        ),
+        pytest.param(
+            'site = "yard"\n' + SITE.replace('[site]\nname = "depot"', ""),
+            'site.toml line 1: "site" is no setting but a section, with a title in brackets: [site]',
+            id="a section written as a setting",
+        ),
+        pytest.param(
+            '[site]\nname = "depot"\n[camera]\nid = "north"\n',
+            '"camera" is no setting but a section, with a title in brackets: [[camera]], one for each camera',
+            id="a camera in single brackets",
+        ),
+        pytest.param(
             SITE + "[kafca]\nbootstrap_servers = 'x:1'\n",
             'site.toml line 13: unknown section "kafca"; did you mean "kafka"?',
             id="misspelt section",
