@@ -55,6 +55,7 @@ def adopt_model(
     recipe = recipe_of(wanted)
     folder = _folder(name, output, replace)
     size_hw = _size(input_hw)
+    defaults = card_defaults(thresholds)
     data = _fetch(place, sha256, console)
     with Bar(console, "link rows") as bar:
         fit = None
@@ -62,7 +63,7 @@ def adopt_model(
             fit = fitter(crops, bar.at)
         adopted = adopt(
             data, recipe, folder, name=name, where=place, version=version, licence=licence, input_hw=size_hw,
-            output=take, fit=fit, defaults=card_defaults(thresholds),
+            output=take, fit=fit, defaults=defaults,
         )  # fmt: skip
     card = adopted.bundle.card
     height, width = card.input_hw

@@ -105,9 +105,9 @@ def test_a_poor_tracklet_is_asked_for_more_often() -> None:
     assert embedded(records) == [0, 1, 2, 3, 4, 5, 6, 7, 10, 13, 16, 19]
 
 
-def test_an_ambiguous_tracklet_is_embedded_now() -> None:
-    records = process(embedder(), *(detections(k, ambiguous=k == 8) for k in range(14)))
-    assert embedded(records) == [0, 1, 2, 3, 4, 8]
+def test_an_ambiguous_tracklet_is_embedded_now_and_afterwards_like_a_new_one() -> None:
+    records = process(embedder(), *(detections(k, ambiguous=k in (8, 9, 10)) for k in range(26)))
+    assert embedded(records) == [0, 1, 2, 3, 4, 8, 11, 12, 13, 14, 15, 25]
 
 
 def test_crops_that_nobody_would_use_are_not_embedded() -> None:
