@@ -17,7 +17,7 @@ from deploy.settings import Runtime, Settings, compute_of
 from detector.settings import DetectorSettings
 from ingest.settings import CameraSettings
 from reid.settings import EmbedderSettings
-from stream.errors import BundleError, NotAVideo, SettingsError, SightlineError
+from stream.errors import BundleError, GalleryRefused, NotAVideo, SettingsError, SightlineError
 from stream.settings import KafkaSettings
 
 if TYPE_CHECKING:
@@ -127,7 +127,11 @@ def gallery(url: str) -> Finding:
                 started = time.perf_counter()
                 client.ping()
                 answer_ms = (time.perf_counter() - started) * 1000
-                version = client.info("server").get("redis_version", "?")
+            try:
+                with redis_errors(url):
+                    version = client.info("server").get("redis_version", "unknown")
+            except GalleryRefused:  # the stream needs no such right
+                version = "unknown"
             found = f"version {version}, answers in {answer_ms:.1f} ms"
             costs = durability(client, url)
         return Finding(check="redis", status="warning" if costs else "ok", found=found, remedy="; ".join(costs))

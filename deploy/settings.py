@@ -2,9 +2,10 @@
 
 ``SIGHTLINE_<SECTION>__<KEY>`` overrides a key (``SIGHTLINE_REDIS__URL``), deeper tables with further double underscores
 (``SIGHTLINE_SITE__RETENTION__FRAMES_S``), a camera's by its id in capitals with ``_`` for every other sign
-(``SIGHTLINE_CAMERA__FRONT_DOOR__URL``). Values are text; one that starts with ``[`` or ``{`` is read as TOML.
+(``SIGHTLINE_CAMERA__FRONT_DOOR__URL``). Values are text; for a list or a table, TOML.
 """
 
+import contextlib
 import os
 import re
 import tomllib
@@ -21,7 +22,7 @@ from matcher.settings import MatcherSettings
 from reid.settings import EmbedderSettings
 from stream.errors import SettingsError
 from stream.settings import KafkaSettings, RedisSettings, Section, TelemetrySettings
-from stream.telemetry import hide, mask
+from stream.telemetry import hide, hide_url, mask
 
 PREFIX = "SIGHTLINE_"
 LARGEST_BYTES = 1 << 20  # a site of a thousand cameras has 200 kB
@@ -130,6 +131,8 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
         raise SettingsError(f"{path}: is not TOML: {error}") from None
     overridden = _override(data, os.environ if environment is None else environment)
     _resolve(Settings, data, path.resolve().parent)
+    with contextlib.suppress(KeyError, TypeError, AttributeError):  # before anything can quote it
+        hide_url(data["redis"]["url"])
     try:
         settings = Settings.model_validate(data)
     except ValidationError as error:
@@ -190,7 +193,10 @@ def _override(data: dict[str, Any], environment: Mapping[str, str]) -> dict[Loca
                 raise SettingsError(f"{variable}: a setting's variable has two underscores: {wanted}")
             continue
         place, where = _enter(data, parts[:-1], variable)
-        place[parts[-1]] = _parse(variable, value)
+        section = _model_at(where)
+        field = section.model_fields.get(parts[-1]) if section else None
+        kinds = {field.annotation, *get_args(field.annotation)} if field else set()
+        place[parts[-1]] = value if kinds & {str, SecretStr} else _parse(variable, value)
         overridden[(*where, parts[-1])] = variable
     return overridden
 

@@ -101,7 +101,7 @@ def _place(settings: Settings, state: Path | None, follow: bool) -> Iterator[Kaf
         except GalleryUnreachable:
             if follow or not (folder / "server.conf").exists():
                 raise
-            with EmbeddedRedis(folder) as server:
+            with EmbeddedRedis(folder, retention_s=settings.site.retention.gallery_s) as server:
                 yield server.url
         else:
             yield url

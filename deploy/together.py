@@ -1,5 +1,6 @@
 """Workers in one process: a thread each, one failure stops them all, and the end of the input runs through them in order."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,10 @@ from stream.transport import Record, Source
 
 M = TypeVar("M")
 
-GRACE_S = 15.0  # a worker that was asked to stop gets this long: its longest step is one delivery time-out
+log = logging.getLogger(__name__)
+
+GRACE_S = 15.0
+"""A worker that was asked to stop gets this long."""
 
 
 def _nothing() -> None:
@@ -35,8 +39,11 @@ class _Running:
     threads: list[threading.Thread] = field(default_factory=list)
 
 
-def together(groups: Sequence[Group], stop: threading.Event) -> None:
-    """Run all groups until every worker has ended or `stop` is set. The first error stops the others and is raised."""
+def together(groups: Sequence[Group], stop: threading.Event, grace_s: float = GRACE_S) -> None:
+    """Run all groups until every worker has ended or `stop` is set. The first error stops the others and is raised.
+
+    `grace_s`: the longest step of any worker. Raises `SightlineError` where one goes on beyond it after a stop.
+    """
     errors: list[BaseException] = []
     lock = threading.Lock()
 
@@ -66,23 +73,24 @@ def together(groups: Sequence[Group], stop: threading.Event) -> None:
             for thread in threads:
                 thread.join(0.05)
     finally:
-        _wait_for(threads, stop)
+        stuck = _stuck(threads, stop, grace_s)
+        said = f"{', '.join(stuck)} did not stop within {grace_s:g} s; what it had not committed is read again"
+        if stuck:
+            log.warning(said)
     if errors:
         raise errors[0]
+    if stuck:
+        raise SightlineError(said)
 
 
-def _wait_for(threads: Sequence[threading.Thread], stop: threading.Event) -> None:
-    """Let everybody end after a stop, an error or an interrupt. Raises where a worker does not."""
+def _stuck(threads: Sequence[threading.Thread], stop: threading.Event, grace_s: float) -> list[str]:
+    """Let everybody end after a stop, an error or an interrupt. Names of those that do not."""
     if any(thread.is_alive() for thread in threads):
         stop.set()
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + grace_s
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    stuck = [thread.name for thread in threads if thread.is_alive()]
-    if stuck:
-        raise SightlineError(
-            f"{', '.join(stuck)} did not stop within {GRACE_S:g} s; what it had not committed is read again"
-        )
+    return [thread.name for thread in threads if thread.is_alive()]
 
 
 class Paced(Generic[M]):

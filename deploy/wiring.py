@@ -18,7 +18,7 @@ from deploy.settings import Settings
 from deploy.sinks import Repeats, Watched, all_seen
 from deploy.state import key_of, opened_state
 from deploy.thresholds import with_defaults
-from deploy.together import Group, Paced, together
+from deploy.together import GRACE_S, Group, Paced, together
 from stream.errors import BundleError, EpochLost, GalleryError, SettingsError, UsageError
 from stream.messages import CameraState, DecodedFrame, MatchEvent
 from stream.settings import KafkaSettings
@@ -256,6 +256,7 @@ def run_site(
                 *matching(settings, bus, at, told=told),
             ],
             stop,
+            _grace_s(settings),
         )
 
 
@@ -281,7 +282,12 @@ def match_worker(
         closing(KafkaBus(settings, _kafka(settings, "match"), stop)) as bus,
         gallery_of(settings, state, lasting=True) as at,
     ):
-        together(matching(settings, bus, at, takeover=takeover, skip_lost=skip_lost), stop)
+        together(matching(settings, bus, at, takeover=takeover, skip_lost=skip_lost), stop, _grace_s(settings))
+
+
+def _grace_s(settings: Settings) -> float:
+    """How long a stop may take: one delivery that waits for its time-out, and a little."""
+    return GRACE_S + (settings.kafka.delivery_timeout_s if settings.kafka else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +308,7 @@ def gallery_of(settings: Settings, state: Path | None, *, lasting: bool = False)
         if settings.redis is not None:
             yield GalleryPlace(settings.redis.url, key)
         else:
-            with EmbeddedRedis(folder) as server:
+            with EmbeddedRedis(folder, retention_s=settings.site.retention.gallery_s) as server:
                 yield GalleryPlace(server.url, key)
 
 

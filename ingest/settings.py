@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, ConfigDict, Field, field_validator, model_va
 from ingest.synthetic.scene import parse_url
 from stream.errors import SettingsError
 from stream.settings import Section
-from stream.telemetry import mask
+from stream.telemetry import hide_url, mask
 
 Kind = Literal["rtsp", "http", "device", "file", "synthetic"]
 Point = tuple[float, float]
@@ -83,6 +83,13 @@ class CameraSettings(Section):
         if self.source_fps is not None:
             return self.source_fps
         return self.fps if "fps" in self.model_fields_set else RAW_FPS
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _hidden(cls, url: object) -> object:
+        if isinstance(url, str):
+            hide_url(url)
+        return url
 
     @field_validator("url")
     @classmethod

@@ -9,7 +9,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from stream.errors import GalleryError, GalleryRefused, GalleryUnreachable, SettingsError
-from stream.telemetry import mask
+from stream.telemetry import hide_url, mask
 
 CONNECT_S = 3.0
 ANSWER_S = 5.0
@@ -20,6 +20,7 @@ def connect(url: str) -> Any:
 
     Untyped, for redis-py's own types cannot tell bytes from strings.
     """
+    hide_url(url)
     try:
         return redis.Redis.from_url(
             url,

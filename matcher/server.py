@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -19,7 +20,7 @@ import time
 from pathlib import Path
 from typing import IO, Self
 
-from matcher.redis_client import connect, redis_errors
+from matcher.redis_client import CONNECT_S, connect, redis_errors
 from stream.errors import GalleryError, GalleryRefused, GalleryUnreachable
 
 log = logging.getLogger(__name__)
@@ -51,14 +52,15 @@ def site_key(state_dir: Path) -> bytes:
 def embedded_url(state_dir: Path) -> str:
     """Where the embedded server of this folder listens now. Raises `GalleryUnreachable` when none runs."""
     try:
-        socket = str(json.loads((state_dir / ADDRESS_FILE).read_text())["socket"])
+        address = str(json.loads((state_dir / ADDRESS_FILE).read_text())["socket"])
+        with socket.socket(socket.AF_UNIX) as probe:  # a power loss leaves both files behind
+            probe.settimeout(CONNECT_S)
+            probe.connect(address)
     except (OSError, ValueError, KeyError, TypeError):
-        socket = ""
-    if not socket or not Path(socket).exists():
         raise GalleryUnreachable(
             f"no gallery runs in {state_dir}: start `sightline run` or `sightline match` for this site, or name its --state folder"
-        )
-    return f"unix://{socket}"
+        ) from None
+    return f"unix://{address}"
 
 
 class EmbeddedRedis:
@@ -88,9 +90,9 @@ class EmbeddedRedis:
             self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._take_folder()
             self._stop_stale()
-            socket = self._socket()
-            self.url = f"unix://{socket}"
-            config = self._configure(socket)
+            path = self._socket()
+            self.url = f"unix://{path}"
+            config = self._configure(path)
             started = threading.Event()
             self._keeper = threading.Thread(
                 target=self._keep, args=(config, started), name="gallery-server", daemon=True
@@ -98,7 +100,7 @@ class EmbeddedRedis:
             self._keeper.start()
             started.wait()
             self._until_ready()
-            address = {"socket": socket, "pid": self._process.pid if self._process else 0}
+            address = {"socket": path, "pid": self._process.pid if self._process else 0}
             (self._dir / ADDRESS_FILE).write_text(json.dumps(address))
         except OSError as error:
             self.close()

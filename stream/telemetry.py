@@ -10,6 +10,7 @@ import re
 import sys
 from datetime import UTC, datetime
 from typing import TextIO
+from urllib.parse import unquote
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
@@ -50,7 +51,8 @@ RECORDS_EXPIRED = Counter(
 )
 
 _HIDDEN: set[str] = set()
-_URL_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/:@\"']*:)[^\s\"']+@")
+_URL_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:?//[^\s/:\"']*:)[^\s\"']+@")
+_IN_A_QUERY = re.compile(r"(?i)([?&/][\w-]*(?:pass?|auth|key|passcode)=)[^\s&\"']+")
 _NAMED = r"[\w-]*(?:password|passwd|pwd|secret|token|api_?key)"
 _ASSIGNED = re.compile(rf"(?i)\b({_NAMED}\s?=\s?)(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)")
 _QUOTED = re.compile(rf"(?i)([\"']{_NAMED}[\"']\s?:\s?)(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')")
@@ -63,12 +65,20 @@ def hide(secret: str) -> None:
         _HIDDEN.add(secret)
 
 
+def hide_url(url: str) -> None:
+    """`hide` the password in a url, as it stands there and decoded, whatever signs it is made of."""
+    rest = url.partition("//")[2].partition(":")[2]
+    for end in (at for at, sign in enumerate(rest) if sign == "@"):
+        hide(rest[:end])
+        hide(unquote(rest[:end]))
+
+
 def mask(text: str) -> str:
     """The text without its secrets: passwords in URLs, ``password=``, tokens and keys, and what `hide` was told."""
     for secret in sorted(_HIDDEN, key=len, reverse=True):
         text = text.replace(secret, "***")
     text = _URL_PASSWORD.sub(r"\1***@", text)
-    text = _ASSIGNED.sub(r"\1***", text)
+    text = _ASSIGNED.sub(r"\1***", _IN_A_QUERY.sub(r"\1***", text))
     return _QUOTED.sub(r'\1"***"', text)
 
 

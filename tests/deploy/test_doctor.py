@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from deploy.settings import load
 from deploy.status import status
 from deploy.wiring import run_site
 from ingest.settings import CameraSettings
+from matcher.redis_client import connect
 from stream.errors import GalleryUnreachable
 from tests.deploy.sites import write_bundles, write_site
 from tests.deploy.workers import sightline
@@ -54,6 +56,17 @@ def test_a_redis_that_may_lose_events_is_said_with_the_remedy(tmp_path: Path) ->
     assert finding.status == "warning"
     assert "appendonly no" in finding.remedy
     assert "set noeviction" in finding.remedy
+
+
+def test_a_redis_user_with_the_rights_of_the_manual_passes(redis_server: str) -> None:
+    rights = ["~sightline:*", "+@read", "+@write", "+@scripting", "+@connection"]
+    with closing(connect(redis_server)) as client:
+        client.execute_command("ACL", "SETUSER", "depot", "on", ">hunter2", *rights)
+        finding = doctor.gallery(redis_server.replace("redis://", "redis://depot:hunter2@"))
+        client.execute_command("ACL", "DELUSER", "depot")
+    assert finding.status == "warning"  # it cannot read the settings either, and says so
+    assert finding.found.startswith("version unknown, answers in")
+    assert "does not show its settings" in finding.remedy
 
 
 @pytest.mark.parametrize(

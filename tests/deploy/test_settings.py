@@ -161,12 +161,25 @@ def test_a_wrong_variable_is_refused_by_its_name(tmp_path: Path, variable: str, 
     assert expected in refusal(tmp_path, SITE, {variable: "redis://example"})
 
 
+@pytest.mark.parametrize("password", ["{x9!kk", "[12]"])
+def test_a_password_in_the_environment_may_begin_like_a_list_or_a_table(tmp_path: Path, password: str) -> None:
+    kafka = "[kafka]\nbootstrap_servers = 'x:1'\nsecurity_protocol = 'SASL_SSL'\nsasl_username = 'u'\nsasl_mechanism = 'PLAIN'\n"
+    loaded = load_text(tmp_path, SITE + kafka, {"SIGHTLINE_KAFKA__SASL_PASSWORD": password}).kafka
+    assert loaded is not None
+    assert loaded.sasl_password is not None
+    assert loaded.sasl_password.get_secret_value() == password
+
+
 def test_no_secret_is_shown_by_settings_or_their_refusals(tmp_path: Path) -> None:
     text = SITE.replace("[site]", '[site]\nkey = "correct horse battery"')
     settings = load_text(tmp_path, text + "[redis]\nurl = 'redis://:hunter3@db:6379'\n")
     for shown in (repr(settings), str(settings.masked())):
         assert "hunter" not in shown
         assert "correct horse" not in shown
+    for password in ("it's-hunter2", 'hunter"22', "hunter2 2", "hun%27ter22"):
+        awkward = SITE.replace("hunter2", password.replace('"', '\\"')) + "[redis]\nurl = 'rdis://:hunter22@h'\n"
+        assert "ter2" not in refusal(tmp_path, awkward)
+        assert "ter2" not in str(load_text(tmp_path, awkward.replace("rdis", "redis")).masked())
     assert "short" not in refusal(tmp_path, SITE.replace("[site]", '[site]\nkey = "short"')).replace("should", "")
     assert "hunter2" not in refusal(tmp_path, SITE.replace("rtsp://user", "rtps://user"))
 

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.together import Group, Paced, together
 from stream.codec import FRAMES
-from stream.errors import BundleError
+from stream.errors import BundleError, SightlineError
 from stream.memory import MemorySource, MemoryTopic
 from stream.messages import CameraState
 from stream.stage import Pass, as_messages, run
@@ -52,6 +52,18 @@ def test_one_failure_stops_all_and_is_the_one_that_is_raised() -> None:
         together([Group("waits", [until_stopped], told.set), Group("fails", [failing])], stop)
     assert stop.is_set()
     assert not told.is_set()
+
+
+def test_a_worker_that_goes_on_after_a_stop_is_named_and_hides_no_failure() -> None:
+    free = threading.Event()
+    slow = Group("slow", [lambda _: None if free.wait(20) else None])
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(SightlineError, match=r"^slow did not stop within 0.1 s"):
+        together([slow], stop, grace_s=0.1)
+    with pytest.raises(BundleError, match="models/x"):
+        together([slow, Group("fails", [failing])], threading.Event(), grace_s=0.1)
+    free.set()
 
 
 def test_a_stop_ends_all_without_calling_it_an_end() -> None:

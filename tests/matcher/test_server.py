@@ -46,6 +46,15 @@ def test_what_was_stored_is_there_after_a_restart(tmp_path):
         assert connect(server.url).get("a") == b"1"
 
 
+def test_what_a_power_loss_left_is_no_server_that_runs(tmp_path):
+    with EmbeddedRedis(tmp_path):
+        left = (tmp_path / "server.json").read_text()
+    (tmp_path / "server.json").write_text(left)
+    (tmp_path / "gallery.sock").touch()
+    with pytest.raises(GalleryUnreachable, match="no gallery runs in"):
+        embedded_url(tmp_path)
+
+
 def test_it_acknowledges_nothing_before_it_is_on_disk_and_forgets_nothing_under_pressure(tmp_path):
     with EmbeddedRedis(tmp_path) as server:
         config = connect(server.url).config_get("*")
