@@ -193,8 +193,8 @@ def _override(data: dict[str, Any], environment: Mapping[str, str]) -> dict[Loca
                 raise SettingsError(f"{variable}: a setting's variable has two underscores: {wanted}")
             continue
         place, where = _enter(data, parts[:-1], variable)
-        section = _model_at(where)
-        field = section.model_fields.get(parts[-1]) if section else None
+        model = _model_at(where)
+        field = model.model_fields.get(parts[-1]) if model else None
         kinds = {field.annotation, *get_args(field.annotation)} if field else set()
         place[parts[-1]] = value if kinds & {str, SecretStr} else _parse(variable, value)
         overridden[(*where, parts[-1])] = variable

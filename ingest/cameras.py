@@ -15,7 +15,7 @@ from ingest.scene import LiveScene
 from ingest.settings import CameraSettings, partitions
 from stream.errors import TransportError
 from stream.messages import CameraState, Frame
-from stream.telemetry import CAMERA_CONNECTED, FRAMES_SENT
+from stream.telemetry import CAMERA_CONNECTED
 from stream.transport import Record
 
 POLL_S = 0.1
@@ -71,10 +71,7 @@ class Cameras:
             yield batch
 
     def commit(self, batch: Sequence[Record[Frame | CameraState]]) -> None:
-        """Count what was delivered; a camera cannot be asked again."""
-        for record in batch:
-            if isinstance(record.message, Frame):
-                FRAMES_SENT.labels(record.message.camera).inc()
+        """Nothing: a camera cannot be asked again."""
 
     def position(self) -> dict[int, int]:
         """How many messages each partition has had."""

@@ -32,7 +32,7 @@ from stream.kafka_client import (
 )
 from stream.messages import DeadLetter, Frame, Inner, MatchEvent
 from stream.settings import KafkaSettings
-from stream.telemetry import DELIVERIES_FAILED, FRAMES_DROPPED, QUEUE_DEPTH
+from stream.telemetry import DELIVERIES_FAILED, FRAMES_DROPPED, FRAMES_SENT, QUEUE_DEPTH
 
 T = TypeVar("T", bound=Inner | MatchEvent | DeadLetter)
 Policy = Literal["wait", "shed"]
@@ -46,8 +46,10 @@ log = logging.getLogger(__name__)
 class _Outgoing:
     data: bytes
     partition: int
-    live_camera: str | None
-    """Set for a frame of a live camera, which may be shed."""
+    camera: str | None
+    """Of a frame."""
+    live: bool
+    """A frame of a live camera, which may be shed."""
 
 
 class KafkaSink(Generic[T]):
@@ -97,8 +99,9 @@ class KafkaSink(Generic[T]):
                 raise TransportError(
                     f"topic {self._spec.name} has {self._spec.partitions} partitions, a message asks for {partition}"
                 )
-            live = message.camera if isinstance(message, Frame) and message.clock != "file" else None
-            self._enqueue(_Outgoing(data, partition, live))
+            camera = message.camera if isinstance(message, Frame) else None
+            live = isinstance(message, Frame) and message.clock != "file"
+            self._enqueue(_Outgoing(data, partition, camera, live))
 
     def flush(self) -> None:
         """Return when everything sent is acknowledged. Raises `DeliveryFailed` after the delivery time-out; what is not
@@ -134,8 +137,8 @@ class KafkaSink(Generic[T]):
             DELIVERIES_FAILED.labels(self._spec.name).inc(len(lost))
             log.warning("closed with messages undelivered", extra={"topic": self._spec.name, "messages": len(lost)})
         for outgoing in lost:
-            if outgoing.live_camera is not None:
-                FRAMES_DROPPED.labels(outgoing.live_camera, "broker").inc()
+            if outgoing.live:
+                FRAMES_DROPPED.labels(outgoing.camera, "broker").inc()
 
     def _encode(self, message: T) -> bytes | None:
         data = encode(message)
@@ -159,8 +162,8 @@ class KafkaSink(Generic[T]):
                 self._raise_failure()
                 if self._policy == "shed" and self._shed_oldest():
                     continue
-                if self._policy == "shed" and outgoing.live_camera:  # all the rest is in flight
-                    FRAMES_DROPPED.labels(outgoing.live_camera, "broker").inc()
+                if self._policy == "shed" and outgoing.live:  # all the rest is in flight
+                    FRAMES_DROPPED.labels(outgoing.camera, "broker").inc()
                     return
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -177,10 +180,10 @@ class KafkaSink(Generic[T]):
 
     def _shed_oldest(self) -> bool:
         for place, outgoing in enumerate(self._waiting):
-            if outgoing.live_camera is not None:
+            if outgoing.live:
                 del self._waiting[place]
                 self._size -= len(outgoing.data)
-                FRAMES_DROPPED.labels(outgoing.live_camera, "broker").inc()
+                FRAMES_DROPPED.labels(outgoing.camera, "broker").inc()
                 return True
         return False
 
@@ -263,6 +266,8 @@ class KafkaSink(Generic[T]):
         again = []
         for place, outgoing in enumerate(round_):
             if succeeded[place]:
+                if outgoing.camera is not None:
+                    FRAMES_SENT.labels(outgoing.camera).inc()
                 continue
             DELIVERIES_FAILED.labels(self._spec.name).inc()
             error = futures[place].exception if place < len(futures) else None

@@ -12,7 +12,7 @@ from stream.codec import DEAD_LETTERS, dead_letter, decode, encode, size_limit
 from stream.cursors import Cursors
 from stream.errors import DeliveryFailed, MessageError, MessageTooLarge, OffsetGone, TransportError
 from stream.messages import DeadLetter, Frame, Inner, MatchEvent
-from stream.telemetry import FRAMES_DROPPED, QUEUE_DEPTH
+from stream.telemetry import FRAMES_DROPPED, FRAMES_SENT, QUEUE_DEPTH
 from stream.transport import Record
 
 T = TypeVar("T", bound=Inner | MatchEvent | DeadLetter)
@@ -99,8 +99,8 @@ class MemoryTopic(Generic[T]):
                 for number, partition in enumerate(self._partitions)
             }
 
-    def put(self, number: int, data: bytes, live_camera: str | None = None, *, policy: Policy = "wait") -> None:
-        """Append any bytes. Raises `DeliveryFailed` when the partition is full and nobody has read of it for 1 s."""
+    def put(self, number: int, data: bytes, live_camera: str | None = None, *, policy: Policy = "wait") -> bool:
+        """Append any bytes; False where a live camera's frame found no room. Raises `DeliveryFailed` when the partition is full and nobody has read of it for 1 s."""
         if not 0 <= number < len(self._partitions):
             raise TransportError(
                 f"topic {self.name} has {len(self._partitions)} partitions, a message asks for {number}"
@@ -115,7 +115,7 @@ class MemoryTopic(Generic[T]):
                     FRAMES_DROPPED.labels(camera, "queue").inc()
                 elif policy == "shed" and live_camera:
                     FRAMES_DROPPED.labels(live_camera, "queue").inc()
-                    return
+                    return False
                 else:
                     if partition.start != seen:
                         seen, deadline = partition.start, time.monotonic() + 1
@@ -130,6 +130,7 @@ class MemoryTopic(Generic[T]):
             partition.end += 1
             self._depth.inc()
             self._changed.notify_all()
+        return True
 
     def _has_room(self, partition: _Partition, size: int) -> bool:
         room = len(partition.records) < self.capacity_records and partition.size + size <= self.capacity_bytes
@@ -176,7 +177,9 @@ class MemorySink(Generic[T]):
                     f"topic {self._topic.name}: a message of {len(data):,} bytes, at most {self._limit:,}"
                 )
             live = message.camera if isinstance(message, Frame) and message.clock != "file" else None
-            self._topic.put(self._partition_of(message), data, live, policy=self._policy)
+            taken = self._topic.put(self._partition_of(message), data, live, policy=self._policy)
+            if taken and isinstance(message, Frame):
+                FRAMES_SENT.labels(message.camera).inc()
 
     def flush(self) -> None:
         """Nothing is outstanding."""

@@ -20,7 +20,7 @@ from stream.settings import TelemetrySettings
 _MS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 FRAMES_DECODED = Counter("sightline_frames_decoded", "Frames decoded from a camera", ["camera"])
-FRAMES_SENT = Counter("sightline_frames_sent", "Frames handed to the frames topic", ["camera"])
+FRAMES_SENT = Counter("sightline_frames_sent", "Frames that the frames topic has taken", ["camera"])
 FRAMES_DROPPED = Counter("sightline_frames_dropped", "Frames lost on purpose, by reason", ["camera", "reason"])
 CAMERA_CONNECTED = Gauge("sightline_camera_connected", "1 while a camera delivers frames", ["camera"])
 CAMERA_RECONNECTS = Counter("sightline_camera_reconnects", "Connections lost and tried again", ["camera", "reason"])

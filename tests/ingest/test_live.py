@@ -104,19 +104,6 @@ def test_a_reader_that_stalls_gets_the_newest_frames_and_the_others_are_counted(
     assert metric("frames_dropped_total", camera="quick", reason="queue") - before > 20
 
 
-def test_frames_are_counted_as_sent_when_their_delivery_is_committed() -> None:
-    with (
-        http_server(MjpegCamera) as address,
-        closing(Cameras("site", [camera(f"http://{address}/", "sent")])) as source,
-    ):
-        for batch in source.batches():
-            if frames_of([record.message for record in batch]):
-                break
-        assert metric("frames_sent_total", camera="sent") == 0
-        source.commit(batch)
-    assert metric("frames_sent_total", camera="sent") == len(frames_of([record.message for record in batch]))
-
-
 def _resident_kib() -> int:
     gc.collect()
     match = re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())

@@ -10,7 +10,7 @@ from stream.codec import FRAMES, encode
 from stream.errors import DeliveryFailed, MessageTooLarge
 from stream.memory import MemoryTopic
 from stream.messages import CameraState, Frame
-from stream.telemetry import FRAMES_DROPPED
+from stream.telemetry import FRAMES_DROPPED, FRAMES_SENT
 
 
 def frame(sequence: int, *, clock: Any = "arrival", size: int = 100, camera: str = "gate") -> Frame:
@@ -89,6 +89,7 @@ def test_what_is_being_read_is_not_taken_away():
     before = dropped("busy")
     sink.send([frame(2, camera="busy")])
     assert dropped("busy") - before == 1, "the new one is the one to lose"
+    assert FRAMES_SENT.labels("busy")._value.get() == 2
     assert [record.offset for record in batch] == [0, 1]
     source.commit(batch)
     sink.send([frame(3, camera="busy")])
