@@ -16,7 +16,7 @@ from detector.settings import DetectorSettings
 from detector.tracker import Tracker
 from stream.messages import CameraState, DecodedFrame, Detections, Frame, Status
 from stream.model import Backend
-from stream.telemetry import FRAMES_DROPPED, PEOPLE
+from stream.telemetry import FRAMES_DROPPED, PEOPLE, REPEATS
 
 F32 = NDArray[np.float32]
 Found = tuple[Boxes, F32, F32 | None]  # xyxy (N, 4) of the frame, scores (N,), of a person search vectors (N, D)
@@ -42,8 +42,9 @@ class Detector:
     the newest frame of each is inferred and the others come out as ``skipped``; one older than `max_live_age_s` is always
     skipped. A skipped frame does not step the tracker, for which it is a frame not sampled: it works in event time.
 
-    A tracker lasts as long as a camera's stream. A frame that goes back (records delivered again) begins a new one, which
-    names its tracklets as a worker that started there would.
+    A tracker lasts as long as a camera's stream. A frame that it has seen (one delivered again) is counted and comes out as
+    ``skipped``, for the matcher has its record. Only one from before the tracker's first, or that one, begins a new tracker,
+    which names its tracklets as a worker that started there would.
     """
 
     def __init__(self, backend: Backend, settings: DetectorSettings, clock: Callable[[], float] = time.time) -> None:
@@ -114,9 +115,12 @@ class Detector:
         self, frame: Frame, image: NDArray[np.uint8], xyxy: Boxes, scores: F32, vectors: F32 | None
     ) -> Detections:
         camera = self._cameras.get(frame.camera)
-        if camera is None or camera.stream != frame.stream or frame.sequence <= camera.last_sequence:
+        if camera is None or camera.stream != frame.stream or frame.sequence <= camera.first_sequence:
             camera = _Camera(frame.stream, frame.sequence, frame.sequence, Tracker(self._settings))
             self._cameras[frame.camera] = camera
+        elif frame.sequence <= camera.last_sequence:
+            REPEATS.labels(frame.camera).inc()
+            return _nobody(frame, "skipped")
         camera.last_sequence = frame.sequence
         crops = [_crop(image, box) for box in xyxy]
         size_hw = (image.shape[0], image.shape[1])

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from stream.messages import CameraState, DecodedFrame, Frame
 from stream.transport import Record
 
+MOST_PIXELS = 7680 * 4320
+"""A message within Kafka's limit may unpack to a hundred times its size; what cameras give is smaller than this."""
+
 
 def decode_frames(batch: Sequence[Record[Frame | CameraState]]) -> list[DecodedFrame | CameraState]:
     """Decode every frame of a batch in its place; runs one batch ahead of the stage (`stream.stage.run`'s `prepare`).
@@ -23,10 +26,10 @@ def decode_frames(batch: Sequence[Record[Frame | CameraState]]) -> list[DecodedF
 
 
 def decode(frame: Frame) -> NDArray[np.uint8] | None:
-    """(H, W, 3) RGB, or None. The header is compared with the frame's size first, so a bomb is never unpacked."""
+    """(H, W, 3) RGB, or None. The header is looked at first: other than the frame says, or above `MOST_PIXELS`, stays packed."""
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(frame.image)
-        if (height, width) != (frame.height, frame.width):
+        if (height, width) != (frame.height, frame.width) or height * width > MOST_PIXELS:
             return None
         return np.asarray(simplejpeg.decode_jpeg(frame.image, colorspace="RGB"), np.uint8)
     except ValueError:  # what simplejpeg raises for bytes that are no JPEG

@@ -14,12 +14,13 @@ from itertools import islice
 from typing import NamedTuple
 
 from stream.messages import CameraState, Embeddings
-from stream.telemetry import MERGE_WAIT, QUEUE_DEPTH, REPEATS
+from stream.telemetry import FUTURE, MERGE_WAIT, QUEUE_DEPTH, REPEATS
 from stream.transport import Record
 
 log = logging.getLogger(__name__)
 
 CAPACITY = 256  # records that wait per partition; then it is paused, until half of them are gone
+AHEAD_S = 10.0  # a live record dated further ahead of the wall clock comes from a machine whose clock is wrong
 SAY_S = 10.0  # a file site that has waited this long for a camera says for which
 
 Item = Embeddings | CameraState
@@ -51,6 +52,8 @@ class _Queue:
     """(stream, sequence) of the newest frame taken in."""
     frames: int = 0
     repeats: int = 0
+    ahead: bool = False
+    """Its newest record was dated in the future."""
 
     def offsets(self) -> dict[int, int]:
         """Partition -> offset of the first record that has not come out."""
@@ -81,10 +84,13 @@ class Merge:
         self._depth = QUEUE_DEPTH.labels("merge")
 
     def push(self, record: Record[Item], now_s: float) -> None:
-        """Take in one record; a frame that was seen before is dropped and counted."""
+        """Take in one record. Dropped and counted: a frame that was seen before; of live cameras what is dated in the
+        future, for it would be the time of the whole site: all others late, and everybody forgotten."""
         message = record.message
         queue = self._queues.setdefault(message.camera, _Queue(message.camera, len(self._queues)))
         queue.next[record.partition] = record.offset + 1
+        if self._live and self._from_the_future(queue, message.captured_at / 1e9 - now_s):
+            return
         if isinstance(message, Embeddings):
             key = (message.stream, message.sequence)
             if key <= queue.last:
@@ -98,6 +104,19 @@ class Merge:
             queue.ended = message.state == "end"
         queue.heard = max(queue.heard, message.captured_at)
         queue.waiting.append((record, now_s))
+
+    def _from_the_future(self, queue: _Queue, ahead_s: float) -> bool:
+        was, queue.ahead = queue.ahead, ahead_s > AHEAD_S
+        if queue.ahead:
+            FUTURE.labels(queue.camera).inc()
+            if not was:
+                log.warning(
+                    "camera %s: its records are dated %.0f s ahead of this machine's clock and are dropped: set the clocks of "
+                    "its ingest worker and of this machine by NTP",
+                    queue.camera,
+                    ahead_s,
+                )
+        return queue.ahead
 
     def pop(self, now_s: float, *, finished: bool = False) -> Iterator[Record[Item]]:
         """Records whose turn has come; all that wait when the input has `finished`."""

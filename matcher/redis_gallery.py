@@ -99,7 +99,6 @@ class RedisGallery(RedisEvents):
         self._owner = f"{platform.node()} (process {os.getpid()}, {secrets.token_hex(4)})"
         self._epoch = 0
         self._commit = self._number = 0
-        self._clock_ns = 0
         self._renewed_s = 0.0
         self._acquire_script = self._client.register_script(ACQUIRE)
         self._commit_script = self._client.register_script(COMMIT)

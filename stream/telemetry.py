@@ -34,6 +34,7 @@ DEAD_LETTERS = Counter("sightline_dead_letters", "Messages that could not be rea
 DELIVERIES_FAILED = Counter("sightline_deliveries_failed", "Messages that the broker did not take", ["topic"])
 REPEATS = Counter("sightline_repeats", "Records seen before and dropped", ["camera"])
 LATE = Counter("sightline_late_records", "Records that came after their place in the merge", ["camera"])
+FUTURE = Counter("sightline_future_records", "Records dated in the future and dropped", ["camera"])
 PEOPLE = Counter("sightline_people_detected", "Tracked detections", ["camera"])
 EMBEDDED = Counter("sightline_crops_embedded", "Crops embedded, by reason", ["camera", "reason"])
 MERGE_WAIT = Histogram("sightline_merge_wait_seconds", "Wait for slower cameras in the event-time merge", buckets=_MS)

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from deploy.backends.reference import ReferenceDetector, ReferencePersonSearch
 from detector.detector import Detector
-from detector.jpeg import decode_frames
+from detector.jpeg import decode, decode_frames
 from detector.quality import quality
 from detector.settings import DetectorSettings
 from stream.messages import CameraState, Clock, DecodedFrame, Detections, Frame
-from stream.telemetry import FRAMES_DROPPED
+from stream.telemetry import FRAMES_DROPPED, REPEATS
 from stream.transport import Record
 
 NOW_S = 1000.0
@@ -177,17 +177,24 @@ def test_a_skipped_frame_does_not_end_a_tracklet(detector: Detector) -> None:
             id="a new stream",
         ),
         pytest.param([end(), frame(9, picture((40, 50))), frame(10, picture((40, 50)))], "a/0/9/1", id="after the end"),
-        pytest.param(
-            [frame(3, picture((40, 50))), frame(4, picture((40, 50)))], "a/0/3/1", id="frames delivered again"
-        ),
+        pytest.param([frame(2, picture((40, 50))), frame(3, picture((40, 50)))], "a/0/2/1", id="played again"),
     ],
 )
 def test_a_break_begins_a_new_tracker_named_by_its_first_frame(
     detector: Detector, then: list[DecodedFrame | CameraState], name: str
 ) -> None:
-    for k in range(6):
+    for k in range(2, 8):
         run(detector, frame(k, picture((40, 50))))
     assert names(run(detector, *then)[-1]) == (name,)
+
+
+def test_frames_delivered_again_are_counted_and_break_no_tracklet(detector: Detector) -> None:
+    before = REPEATS.labels("a")._value.get()
+    order = [0, 1, 2, 3, 4, 3, 4, 5, 6]
+    found = run(detector, *(frame(k, picture((40 + 4 * k, 50))) for k in order))
+    assert statuses(found) == ["ok"] * 5 + ["skipped"] * 2 + ["ok"] * 2
+    assert names(found[-1]) == ("a/0/0/1",)
+    assert REPEATS.labels("a")._value.get() == before + 2
 
 
 def test_a_worker_that_starts_again_at_a_frame_says_the_same_names() -> None:
@@ -239,6 +246,16 @@ def test_a_jpeg_that_cannot_be_decoded_is_a_value(data: bytes, decodable: bool) 
     assert (decoded.image is not None) == decodable
     if decoded.image is not None:
         np.testing.assert_allclose(decoded.image[80, 50], (220, 30, 40), atol=12)  # red, not blue
+
+
+def test_a_jpeg_that_would_unpack_to_more_than_any_camera_films_stays_packed() -> None:
+    bomb = bytes(simplejpeg.encode_jpeg(np.zeros((9000, 4000, 3), np.uint8), quality=50))
+    assert len(bomb) < 1 << 20
+    made = Frame(
+        site="s", camera="a", stream=0, sequence=0, captured_at=0, ingested_at=0, clock="file", width=4000, height=9000,
+        image=bomb,
+    )  # fmt: skip
+    assert decode(made) is None
 
 
 SHARP = np.random.default_rng(0).integers(0, 256, (120, 50, 3), dtype=np.uint8)

@@ -122,6 +122,22 @@ def test_what_comes_later_than_the_lateness_comes_out_late():
     assert out(merger, now=0.4) == [("b", 500)]
 
 
+def test_a_live_record_from_the_future_is_dropped_counted_and_said_once(caplog):
+    def dropped():
+        return REGISTRY.get_sample_value("sightline_future_records_total", {"camera": "b"}) or 0
+
+    before, merger = dropped(), merge("ab", live=True)
+    merger.push(frame("a", 1000, offset=0), 1.0)
+    for ms in (86_400_000, 86_400_200):
+        merger.push(frame("b", ms, offset=ms), 1.0)
+    merger.push(frame("a", 1200, offset=1), 1.3)
+    merger.push(frame("b", 1300, offset=86_400_201), 1.3)  # the clock was set right
+    assert out(merger, now=2.0) == [("a", 1000), ("a", 1200), ("b", 1300)]
+    assert dropped() == before + 2
+    assert merger.offsets()[1] == 86_400_202  # what was dropped is consumed
+    assert caplog.text.count("camera b: its records are dated 86399 s ahead of this machine's clock") == 1
+
+
 def test_a_backlog_that_comes_camera_after_camera_is_still_merged():
     merger = merge("ab", live=True)
     for ms in range(0, 1000, 200):
