@@ -4,10 +4,13 @@ Exit status: 0 done (a worker that was asked to stop, too), 1 failed, 2 wrong us
 site over, 130 interrupted before the work was done.
 """
 
+import contextlib
+import errno
 import importlib
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -20,6 +23,8 @@ import typer
 from stream.errors import SightlineError
 
 INTERRUPTED = 130
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What the machine lacks where a write fails: no mistake of ours."""
 
 SERVING = ("demo", "run", "ingest", "perceive", "match", "bench")
 """Verbs whose stages are threads already: libraries' own threads below them burnt 1.66 times the processor by spinning."""
@@ -59,7 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[0] in SERVING:  # before numpy is imported
         for library in ("OMP", "OPENBLAS", "MKL"):
             os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    sys.exit(status_of(given))
+    try:
+        status = status_of(given)
+    except KeyboardInterrupt:  # while commands are still being imported
+        _say("interrupted")
+        status = INTERRUPTED
+    sys.exit(status)
 
 
 def status_of(arguments: list[str], commands: typer.Typer | None = None) -> int:
@@ -74,12 +84,14 @@ def status_of(arguments: list[str], commands: typer.Typer | None = None) -> int:
     except typer.TyperException as error:
         _say(f'{error.format_message().rstrip(".")}; see "{_help_command(arguments)}"')
         return error.exit_code
-    except Exception as error:
-        log = _crash_log(mask(traceback.format_exc()), arguments)
-        _say(
-            f"unexpected {type(error).__name__}: {mask(str(error))}. This is a mistake of ours: please report it with {log}"
-        )
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            return _our_mistake(error, arguments)
+        where = error.filename or "standard output, or the disk of what was to be written"
+        _say(f"{where}: {(error.strerror or 'cannot be written').lower()}: free some room, or name another place")
         return 1
+    except Exception as error:
+        return _our_mistake(error, arguments)
     if returned == INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
         _say("interrupted")
     return returned if isinstance(returned, int) else 0
@@ -115,15 +127,25 @@ def _help_command(arguments: Sequence[str]) -> str:
     return f"sightline {verb} --help" if verb else "sightline --help"
 
 
-def _crash_log(text: str, arguments: Sequence[str]) -> Path:
-    """Write the traceback to a file of its own and return its path."""
+def _our_mistake(error: Exception, arguments: Sequence[str]) -> int:
+    from stream.telemetry import mask
+
+    log = _crash_log(mask(traceback.format_exc()), arguments)
+    _say(f"unexpected {type(error).__name__}: {mask(str(error))}. This is a mistake of ours: please report it{log}")
+    return 1
+
+
+def _crash_log(text: str, arguments: Sequence[str]) -> str:
+    """Write the traceback to a file of its own, in the log folder or where temporary files go; says where."""
     import platformdirs
 
     from stream.telemetry import mask
 
-    folder = Path(platformdirs.user_log_dir("sightline", ensure_exists=True))
-    path = folder / time.strftime("crash-%Y%m%d-%H%M%S.log")
-    path.write_text(
-        f"sightline {' '.join(mask(a) for a in arguments)}\nPython {sys.version}\n\n{text}", encoding="utf-8"
-    )
-    return path
+    whole = f"sightline {' '.join(mask(a) for a in arguments)}\nPython {sys.version}\n\n{text}"
+    name = time.strftime("crash-%Y%m%d-%H%M%S.log")
+    for folder in (platformdirs.user_log_path("sightline"), Path(tempfile.gettempdir())):
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(whole, encoding="utf-8")
+            return f" with {folder / name}"
+    return " (its log could not be written anywhere)"

@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
@@ -16,6 +16,8 @@ import numpy as np
 from deploy.settings import Runtime, Settings, compute_of
 from detector.settings import DetectorSettings
 from ingest.settings import CameraSettings
+from ingest.synthetic.clip import scene_folder
+from ingest.synthetic.scene import parse_url
 from reid.settings import EmbedderSettings
 from stream.errors import BundleError, GalleryRefused, NotAVideo, SettingsError, SightlineError
 from stream.settings import KafkaSettings
@@ -29,6 +31,7 @@ WATCH_S = 2.0  # each camera is watched this long
 FRAMES = 50  # or for so many pictures, whichever comes first: a file gives them at once
 SILENCE_S = 10.0
 LATE_FIRST_PICTURE_S = 4.0  # beyond, the camera sends key frames too rarely to come back quickly
+LEAST_FPS = 3.0  # of the real clip's seven people five are found at 3 fps, one at 2
 DISK_FREE = 2 << 30
 
 
@@ -44,7 +47,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 def examine(settings: Settings | None, state: Path) -> Iterator[Finding]:
     """Findings as they come; without settings those of the machine and the shipped bundles alone."""
-    yield machine(state)
+    drawn = [parse_url(c.url)[0] for c in settings.camera if c.kind == "synthetic"] if settings else []
+    yield machine(state, {scene_folder(scene) for scene in drawn})
     yield from bundles(settings)
     if settings is None:
         return
@@ -56,9 +60,14 @@ def examine(settings: Settings | None, state: Path) -> Iterator[Finding]:
         yield from pool.map(camera, settings.camera)
 
 
-def machine(state: Path) -> Finding:
-    """Processors and disk."""
-    there = next(folder for folder in (state, *state.parents) if folder.exists())
+def machine(state: Path, caches: Iterable[Path] = ()) -> Finding:
+    """Processors and disk; that the state folder, and `caches` of drawn scenes, may be written."""
+    for folder, option in ((state, "--state"), *((cache, "SIGHTLINE_CACHE") for cache in caches)):
+        there = next(f for f in (folder, *folder.parents) if f.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            said = f"{folder} cannot be made or written: {there} is {'not ours to write' if there.is_dir() else 'no folder'}"
+            return Finding(check="machine", status="failed", found=said, remedy=f"give another folder by {option}")
+    there = next(f for f in (state, *state.parents) if f.exists())
     free = shutil.disk_usage(there).free
     found = f"{os.cpu_count()} cores, {free / 1e9:.1f} GB free at {there}"
     if free < DISK_FREE:
@@ -210,6 +219,8 @@ def _judged(settings: CameraSettings, said: str, fps: float | None, first_s: flo
     remedy = ""
     if settings.is_file and not has_times and settings.source_fps is None and "fps" not in settings.model_fields_set:
         remedy = f"the file has no times, {settings.raw_fps:g} fps are taken: set source_fps"
+    elif fps is not None and fps < LEAST_FPS:
+        remedy = f"people are lost below {LEAST_FPS:g} fps: raise the camera's rate"
     elif fps is not None and fps < settings.fps * 0.9:
         remedy = f"{settings.fps:g} fps are asked for: raise the camera's rate, or lower fps"
     elif not settings.is_file and first_s > LATE_FIRST_PICTURE_S:

@@ -1,5 +1,6 @@
 """What commands say: to people on a terminal, and to programs through ``--json``."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,13 +34,25 @@ StatePath = Annotated[
 STDOUT = Path("-")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read us has had enough, as `head` has: no failure."""
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            raise SystemExit(0) from None
+
+
 class Output:
     """A command's report: `console` for people, `data` for programs. With ``--json -`` people read standard error."""
 
-    def __init__(self, json_path: Path | None) -> None:
-        """Raises `UsageError` at once, not after an hour's work, when `json_path` cannot be written."""
+    def __init__(self, json_path: Path | None, *, stderr: bool = False) -> None:
+        """Raises `UsageError` at once, not after an hour's work, when `json_path` cannot be written.
+
+        `stderr`: standard output is taken by something else.
+        """
         self.json_path = json_path
-        self.console = Console(stderr=json_path == STDOUT, soft_wrap=True, highlight=False)
+        self.console = _Console(stderr=stderr or json_path == STDOUT, soft_wrap=True, highlight=False)
         if json_path is not None and json_path != STDOUT:
             check_writable("--json", json_path)
 
@@ -60,3 +73,13 @@ def check_writable(option: str, path: Path) -> None:
         raise UsageError(f"{option} {path}: is a folder; give a file's name")
     if not path.parent.is_dir():
         raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
+
+
+def check_folder(option: str, path: Path) -> None:
+    """Make the folder `path`. Raises `UsageError` unless it is one that may be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{option} {path}: cannot be made: {error.strerror}; give another folder") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {path}: may not be written; give another folder")

@@ -4,6 +4,7 @@ import json
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,14 +15,20 @@ from stream.telemetry import setup_logging, start_metrics
 log = logging.getLogger(__name__)
 
 
+AGAIN_S = 1.0
+"""A second signal within it is the first one's twin: a process and its group are often both told."""
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """The event to stop at: set by SIGTERM and Ctrl-C; a second one interrupts at once."""
-    stop = threading.Event()
+    """The event to stop at: set by SIGTERM and Ctrl-C; a second one, `AGAIN_S` later or more, interrupts at once."""
+    stop, asked_s = threading.Event(), float("inf")
 
     def asked(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        nonlocal asked_s
+        if stop.is_set() and time.monotonic() - asked_s >= AGAIN_S:
             raise KeyboardInterrupt
+        asked_s = min(asked_s, time.monotonic())
         stop.set()
 
     before = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT)}

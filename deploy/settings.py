@@ -27,6 +27,13 @@ from stream.telemetry import hide, hide_url, mask
 PREFIX = "SIGHTLINE_"
 LARGEST_BYTES = 1 << 20  # a site of a thousand cameras has 200 kB
 
+EXPECTED = {
+    "bootstrap_servers": "expected host:port, several with commas between them",
+    "url": "expected redis://, rediss:// or unix://, such as redis://user:password@host:6379/0",
+    "prefix": "up to 100 letters, digits and _ . - are taken",
+}
+"""What a key's text must look like, where that is not a name."""
+
 SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Location = tuple[str | int, ...]
 Runtime = Literal["auto", "onnxruntime", "openvino", "tensorrt", "torch"]
@@ -273,13 +280,24 @@ def _explain(error: ValidationError, path: Path, text: str, data: Any, overridde
         title = "[[camera]], one for each camera" if where[0] == "camera" else f"[{where[0]}]"
         said = f'"{where[0]}" is no setting but a section, with a title in brackets: {title}'
     else:
-        reason = "expected a list" if first["type"] == "tuple_type" else first["msg"].removeprefix("Value error, ")
+        reason = _reason(first)
         got = first["input"]
         secret = isinstance(got, SecretStr) or any(word in key for word in ("key", "password", "secret"))
         shown = f" = {mask(str(got))[:80]}" if isinstance(got, str | int | float) and not secret else ""
         said = f"{key}{shown}: {reason[:1].lower()}{reason[1:]}" if key else reason
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{start}: {section + ' ' if section else ''}{said}{more}"
+
+
+def _reason(error: Any) -> str:
+    """What was expected, in words."""
+    if "masks" in error["loc"] and error["type"] in ("tuple_type", "too_short"):
+        return "masks are a list of polygons of three points or more: [[[0, 0], [0.3, 0], [0.3, 0.2]]]"
+    if error["type"] == "tuple_type":
+        return "expected a list"
+    if error["type"] == "string_pattern_mismatch":
+        return EXPECTED.get(str(error["loc"][-1]), "letters, digits and _ . - are taken, a letter or digit first")
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def _section(where: Location, data: Any) -> tuple[str, Location]:

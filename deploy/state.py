@@ -1,6 +1,5 @@
 """The state folder: the embedded gallery's files and the site's key."""
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +7,8 @@ from pathlib import Path
 
 import platformdirs
 
+from deploy.output import check_folder
 from deploy.settings import Settings
-from stream.errors import UsageError
 from stream.telemetry import hide
 
 
@@ -30,12 +29,7 @@ def opened_state(settings: Settings, given: Path | None, *, lasting: bool = Fals
             yield Path(fresh)
         return
     folder = given or state_folder(settings)
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise UsageError(f"--state {folder}: cannot be made: {error.strerror}; give another folder") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"--state {folder}: may not be written; give another folder")
+    check_folder("--state", folder)
     yield folder
 
 

@@ -1,5 +1,6 @@
 """Match events as a person reads them, and as lines of JSON for programs."""
 
+import logging
 import sys
 import threading
 from collections import Counter
@@ -20,6 +21,8 @@ from stream.codec import encode
 from stream.errors import GalleryUnreachable, UsageError
 from stream.messages import MatchEvent
 from stream.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
 
 COLOURS: Mapping[str, str] = {"new": "green", "link": "cyan", "merge": "magenta", "end": "dim"}
 
@@ -119,7 +122,10 @@ def _lines(json_path: Path | None) -> Iterator[IO[bytes] | None]:
 
 
 class EventLog:
-    """Called with every event: prints its line, appends it to a file, counts. Safe from any thread."""
+    """Called with every event: appends it to a file, prints its line, counts. Safe from any thread.
+
+    A terminal or a pipe that is gone ends the printing alone.
+    """
 
     def __init__(self, console: Console, path: Path | None = None) -> None:
         self._console, self._path = console, path
@@ -129,13 +135,14 @@ class EventLog:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
-        self._file = self._path.open("ab") if self._path else None
+        if self._path:
+            self._file = sys.stdout.buffer if self._path == STDOUT else self._path.open("ab")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file:
+        if self._file and self._path != STDOUT:
             self._file.close()
 
     def __call__(self, event: MatchEvent) -> None:
@@ -143,10 +150,14 @@ class EventLog:
         with self._lock:
             self._kinds[event.kind] += 1
             self._last = event.number
-            self._console.print(line(event))
             if self._file:
                 self._file.write(encode(event) + b"\n")
                 self._file.flush()
+            try:
+                self._console.print(line(event))
+            except (OSError, SystemExit):
+                log.warning("nobody reads standard output any more: events are no longer printed; the run goes on")
+                self._console = Console(quiet=True)
 
     def counts(self) -> dict[str, int]:
         """Events by kind, as data; every ``new`` is an identity."""

@@ -60,7 +60,8 @@ def _filled(section: S, card: ModelCard) -> S:
         return type(section).model_validate(section.model_dump(exclude_unset=True) | own)
     except ValidationError as error:
         first = error.errors()[0]
+        which = f"default {first['loc'][0]} = {first['input']} is" if first["loc"] else "defaults are"
         raise BundleError(
-            f"{card.name}: its card's default {first['loc'][0]} = {first['input']} is refused: {first['msg']}; "
+            f"{card.name}: its card's {which} refused: {first['msg'].removeprefix('Value error, ')}; "
             "export or adopt it again"
         ) from None

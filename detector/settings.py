@@ -1,6 +1,8 @@
 """The `[detector]` section."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from stream.settings import Section
 
@@ -19,3 +21,12 @@ class DetectorSettings(Section):
     max_batch: int = Field(16, ge=1, le=256)  # pictures per call of the model
     lag_s: float = Field(0.5, gt=0)  # a live frame that waited longer says that this worker lags: only newest ones then
     max_live_age_s: float = Field(1.0, gt=0)  # an older frame of a live camera is skipped in any case
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.low_score > min(self.high_score, self.new_score):
+            raise ValueError(
+                f"low_score {self.low_score:g} is above high_score {self.high_score:g} or new_score {self.new_score:g}: "
+                "boxes below low_score do not exist, so lower it or raise the others"
+            )
+        return self

@@ -31,7 +31,7 @@ NEW_COST = 1.0  # -ln density, in heights, from which on a box is rather a newco
 CUT = 3.0  # nats for a width or height that is quite another: legs or a side are hidden
 MAX_SIGMA = 4.5  # a box further from where a track is expected cannot be its
 SIZE_RATIO = 3.5  # nor one so much higher or lower; hidden legs halve a box
-TENTATIVE_S = 0.45  # a new track must get its second box within it: two frames at 5 fps
+TENTATIVE_S = 0.45  # a new track must get its second box within it, two frames at 5 fps, or in the next frame
 CLOSE = 3.0  # nats: exchanged names would be 5 % likely; a close call
 COLOUR = 4.0  # nats per e-fold of colour distance: 2.2 where two looks of one person differ twice as much as usual
 SOLID = 0.25  # share hidden up to which colours are the person's own
@@ -78,7 +78,7 @@ class Tracker:
         before_s = self._now_s
         self._filters.predict(0.0 if before_s is None else now_s - before_s)
         self._now_s = now_s
-        self._drop(now_s, size_hw)
+        self._drop(now_s, before_s, size_hw)
         xywh = to_xywh(xyxy)
         overlap = hidden(xyxy)
         cost = self._cost(xywh) + self._colour_cost(looks, overlap)
@@ -101,13 +101,14 @@ class Tracker:
         self._add(xywh[born], now_s)
         return tracked
 
-    def _drop(self, now_s: float, size_hw: tuple[int, int]) -> None:
+    def _drop(self, now_s: float, before_s: float | None, size_hw: tuple[int, int]) -> None:
         """Forget tracks that are out of sight for too long, or have walked out of the picture."""
         away = now_s - self._seen_s
         x, y = self._filters.value[:, 0], self._filters.value[:, 1]
         h = self._filters.value[:, 3]
         outside = (x < 0) | (x > size_hw[1]) | (y + h < 0) | (y > size_hw[0])
-        limit = np.where(self._numbers > 0, self._settings.max_lost_s, TENTATIVE_S)
+        stays = (self._numbers > 0) | (self._seen_s == before_s)
+        limit = np.where(stays, self._settings.max_lost_s, TENTATIVE_S)
         keep = (away <= limit + 1e-6) & ~(outside & (away > 0))
         self._filters.keep(keep)
         self._ids, self._numbers, self._seen_s = self._ids[keep], self._numbers[keep], self._seen_s[keep]

@@ -39,8 +39,8 @@ class CameraSettings(Section):
     id: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     url: str = Field(min_length=1, max_length=4096, repr=False)
     """rtsp://, rtsps://, http://, https://, /dev/video0, synthetic://, or the path of a video file."""
-    fps: float = Field(default=5.0, gt=0, le=60)
-    """Pictures per second to analyse; a slower camera gives what it has."""
+    fps: float = Field(default=5.0, ge=1, le=60)
+    """Pictures per second to analyse; a slower camera gives what it has. People are followed well from 3 on, below 1 not at all."""
     source_fps: float | None = Field(default=None, gt=0, le=240)
     """Pictures per second of a file without times (raw H.264, H.265 or MJPEG)."""
     width: int = Field(default=1280, ge=64, le=7680, multiple_of=2)

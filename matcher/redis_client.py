@@ -29,8 +29,11 @@ def connect(url: str) -> Any:
             retry=Retry(NoBackoff(), 1),  # a pooled connection may have gone stale; longer waits are the caller's
             health_check_interval=30,
         )
-    except (ValueError, redis.RedisError) as error:
-        raise SettingsError(f"[redis] url {shown(url)}: {error}; expected redis://user:password@host:port/db") from None
+    except (ValueError, redis.RedisError):  # whose words may hold half a password
+        raise SettingsError(
+            f"[redis] url {shown(url)}: expected redis://user:password@host:port/db, with @ : / % in a password "
+            "percent-encoded (@ is %40)"
+        ) from None
 
 
 def shown(url: str) -> str:

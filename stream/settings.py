@@ -1,15 +1,32 @@
 """What every section of a settings file is: frozen, strict, and checked when it is read; and the sections read in here."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 
 class Section(BaseModel):
     """A table of the settings file. Unknown keys are refused; the reader of a section declares it beside itself."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, field: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[field.field_name or ""].annotation in (int, float):
+            raise ValueError("expected a number")
+        return value
 
 
 Servers = Annotated[
@@ -72,6 +89,17 @@ class RedisSettings(Section):
 
     url: str = Field(pattern=r"^(rediss?|unix)://", repr=False)
     """``redis://user:password@host:port/db``; ``rediss://`` for TLS, with ``?ssl_ca_certs=FILE`` for an authority of your own."""
+
+    @field_validator("url")
+    @classmethod
+    def _with_a_port(cls, url: str) -> str:
+        try:
+            _ = urlsplit(url).port
+        except ValueError:  # whose words may hold half a password
+            raise ValueError(
+                "no number stands where the port is: write @ : / ? # % in a password as %40 %3A %2F %3F %23 %25"
+            ) from None
+        return url
 
 
 class TelemetrySettings(Section):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.output import JsonPath, Output
+from deploy.output import JsonPath, Output, check_folder
 
 
 def demo(
@@ -45,6 +45,8 @@ def demo(
     from ingest.synthetic.scene import parse_url
 
     output = Output(json)
+    if report:
+        check_folder("--report", report)
     scene, _, _ = parse_url(
         f"synthetic://?seed={seed}&people={people}&cameras={cameras}&seconds={seconds:g}&size={size}&fps={camera_fps:g}"
     )

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from deploy.output import JsonPath, Output, SitePath, StatePath, check_writable
+from deploy.output import STDOUT, JsonPath, Output, SitePath, StatePath, check_writable
+from stream.errors import UsageError
 
 
 def run(
@@ -13,7 +14,9 @@ def run(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Perceive workers, each with models of its own.")] = 1,
     events: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Append every match event as a line of JSON.", show_default=False),
+        typer.Option(
+            metavar="PATH", help="Append every match event as a line of JSON; - is standard output.", show_default=False
+        ),
     ] = None,
     state: StatePath = None,
     json: JsonPath = None,
@@ -27,8 +30,10 @@ def run(
     from deploy.telling import EventLog
     from deploy.wiring import run_site
 
-    output = Output(json)
-    if events:
+    if events == json == STDOUT:
+        raise UsageError("--events - and --json -: only one of them can be standard output")
+    output = Output(json, stderr=events == STDOUT)
+    if events and events != STDOUT:
         check_writable("--events", events)
     settings = load(site)
     with service(settings, "run") as stop, EventLog(output.console, events) as told:

@@ -1,15 +1,20 @@
 """The command line: help, usage errors, exit statuses, and that nobody ever sees a traceback."""
 
+import importlib
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import typer
 
+from deploy import service
 from deploy.cli import VERBS, main, status_of
 from stream.errors import BundleError, EpochLost, SettingsError
+from tests.deploy.sites import write_site
 
 ALL = [verb for verbs in VERBS.values() for verb in verbs]
 
@@ -95,6 +100,59 @@ def test_an_unexpected_error_is_one_line_and_a_log_file_without_secrets(
     assert str(log) in said
     assert "Traceback" in log.read_text()
     assert "hunter2" not in said + log.read_text()
+
+
+def test_a_log_that_cannot_be_written_where_logs_are_goes_where_temporary_files_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "no-folder").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "no-folder"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert status_of([], failing(RuntimeError("broke"))) == 1
+    [log] = tmp_path.glob("crash-*.log")
+    assert f"report it with {log}" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_and_no_mistake_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = write_site(tmp_path, frames=1)
+    assert status_of(["plan", str(site), "--json", "/dev/full"]) == 1
+    said = capsys.readouterr().err
+    assert said.endswith("no space left on device: free some room, or name another place\n")
+    assert "mistake" not in said
+
+
+def test_an_interrupt_while_commands_are_imported_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    with pytest.raises(SystemExit) as left:
+        main(["plan"])
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "sightline: interrupted\n"
+
+
+@pytest.mark.parametrize("verb", ["demo --report", "run --state"])
+def test_a_file_where_a_folder_is_asked_for_is_said_before_any_work(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    site = [str(write_site(tmp_path, frames=1))] if verb.startswith("run") else []
+    name, option = verb.split()
+    assert status_of([name, *site, option, str(tmp_path / "file")]) == 2
+    assert f"{option} {tmp_path / 'file'}: cannot be made" in capsys.readouterr().err
+
+
+def test_two_signals_at_once_are_one_stop_and_a_later_one_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with service.stop_on_signals() as stop:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+        assert stop.is_set()
+        monkeypatch.setattr(service, "AGAIN_S", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
 
 
 def test_main_exits_with_the_status() -> None:

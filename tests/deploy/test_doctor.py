@@ -58,6 +58,21 @@ def test_a_redis_that_may_lose_events_is_said_with_the_remedy(tmp_path: Path) ->
     assert "set noeviction" in finding.remedy
 
 
+def test_a_state_folder_that_cannot_be_made_is_found(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = doctor.machine(tmp_path / "file" / "state")
+    assert found.status == "failed"
+    assert f"{tmp_path / 'file'} is no folder" in found.found
+    assert doctor.machine(tmp_path / "state", [tmp_path / "file"]).remedy == "give another folder by SIGHTLINE_CACHE"
+    assert doctor.machine(tmp_path / "state").status == "ok"
+
+
+def test_a_camera_too_slow_to_follow_people_is_said(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "slow.mp4", fps=2, frames=10)
+    found = doctor.camera(CameraSettings(id="slow", url=str(clip)))
+    assert (found.status, found.remedy) == ("warning", "people are lost below 3 fps: raise the camera's rate")
+
+
 def test_a_redis_user_with_the_rights_of_the_manual_passes(redis_server: str) -> None:
     rights = ["~sightline:*", "+@read", "+@write", "+@scripting", "+@connection"]
     with closing(connect(redis_server)) as client:

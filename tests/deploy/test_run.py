@@ -30,6 +30,25 @@ def test_files_run_to_their_end_and_say_what_was_seen(site: Path, tmp_path: Path
     assert done.stdout.count("\n") == len(seen) + 1
 
 
+def test_a_reader_of_the_lines_that_goes_away_takes_no_event_from_the_file(site: Path, tmp_path: Path) -> None:
+    events, report = tmp_path / "events.jsonl", tmp_path / "report.json"
+    run = Worker("run", str(site), "--events", str(events), "--json", str(report), folder=tmp_path, head=True)
+    assert run.wait() == 0, run.log
+    seen = json_lines(events)
+    assert [event["number"] for event in seen] == list(range(1, json.loads(report.read_text())["last_number"] + 1))
+    assert run.log.count("nobody reads standard output any more") == 1
+
+
+def test_events_go_to_standard_output_where_asked(site: Path, tmp_path: Path) -> None:
+    done = sightline("run", str(site), "--events", "-", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    numbers = [json.loads(line)["number"] for line in done.stdout.splitlines()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert not (tmp_path / "-").exists()
+    both = sightline("run", str(site), "--events", "-", "--json", "-", folder=tmp_path)
+    assert last_line(both).endswith("only one of them can be standard output")
+
+
 def test_the_events_are_the_same_with_more_workers(site: Path, tmp_path: Path) -> None:
     written = []
     for workers in ("1", "2"):

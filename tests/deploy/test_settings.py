@@ -60,8 +60,28 @@ def test_a_site_without_kafka_and_redis_keeps_both_inside(tmp_path: Path) -> Non
         ),
         pytest.param(
             SITE + "masks = [[1, 2]]\n",
-            'site.toml line 13: [[camera]] "front-door" masks.0.0 = 1: expected a list (and 1 more)',
+            'site.toml line 13: [[camera]] "front-door" masks.0.0 = 1: masks are a list of polygons of three points or more',
             id="a point that is none",
+        ),
+        pytest.param(
+            SITE.replace("fps = 4", "fps = true"),
+            '[[camera]] "front-door" fps = True: expected a number',
+            id="a switch for a number",
+        ),
+        pytest.param(
+            SITE.replace("fps = 4", "fps = 0.5"),
+            "input should be greater than or equal to 1",
+            id="too slow to follow anybody",
+        ),
+        pytest.param(
+            SITE + "[detector]\nhigh_score = 0.2\n",
+            "low_score 0.25 is above high_score 0.2 or new_score 0.5",
+            id="thresholds in disorder",
+        ),
+        pytest.param(
+            SITE + "[kafka]\nbootstrap_servers = 'broker'\n",
+            "expected host:port, several with commas between them",
+            id="broker without a port",
         ),
         pytest.param(
             'site = "yard"\n' + SITE.replace('[site]\nname = "depot"', ""),
@@ -180,6 +200,10 @@ def test_no_secret_is_shown_by_settings_or_their_refusals(tmp_path: Path) -> Non
         awkward = SITE.replace("hunter2", password.replace('"', '\\"')) + "[redis]\nurl = 'rdis://:hunter22@h'\n"
         assert "ter2" not in refusal(tmp_path, awkward)
         assert "ter2" not in str(load_text(tmp_path, awkward.replace("rdis", "redis")).masked())
+    for url in ("redis://:hun/ter2@h:1/0", "redis://:hun?ter2@h:1/0", "redis://:hun#ter2@h"):
+        said = refusal(tmp_path, SITE + f"[redis]\nurl = '{url}'\n")
+        assert "hun" not in said
+        assert "write @ : / ? # % in a password as %40 %3A %2F %3F %23 %25" in said
     assert "short" not in refusal(tmp_path, SITE.replace("[site]", '[site]\nkey = "short"')).replace("should", "")
     assert "hunter2" not in refusal(tmp_path, SITE.replace("rtsp://user", "rtps://user"))
 

@@ -36,20 +36,28 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
 
 
 class Worker:
-    """A command that runs until it is told to stop; its log is kept beside the site file."""
+    """A command that runs until it is told to stop; its log is kept beside the site file.
 
-    def __init__(self, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    `head`: its standard output is read by somebody who leaves after the first line.
+    """
+
+    def __init__(
+        self, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None, head: bool = False
+    ) -> None:
         self.name = arguments[0]
         self._log = folder / f"{'-'.join(arguments[:1])}-{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*COMMAND, *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=subprocess.PIPE if head else log,
                 stderr=log,
                 cwd=folder,
                 env=_environment(folder, environment),
             )
+        if self.process.stdout:
+            self.process.stdout.readline()
+            self.process.stdout.close()
 
     @property
     def log(self) -> str:

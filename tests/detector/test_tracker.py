@@ -31,7 +31,7 @@ def tracker() -> Tracker:
     return Tracker(DetectorSettings())
 
 
-@pytest.mark.parametrize("fps", [4, 5, 12, 25])
+@pytest.mark.parametrize("fps", [2, 4, 5, 12, 25])
 @pytest.mark.parametrize("heights_per_s", [0.0, 0.8, 2.0], ids=["standing", "walking", "running"])
 def test_one_person_is_one_tracklet_from_the_second_frame_on(
     tracker: Tracker, fps: float, heights_per_s: float
