@@ -1,6 +1,7 @@
 """Match events as a person reads them, and as lines of JSON for programs."""
 
 import logging
+import os
 import sys
 import threading
 from collections import Counter
@@ -83,9 +84,19 @@ def print_events(
                 continue
             if json_path != STDOUT:
                 output.console.print(line(event))
-            if lines:
-                lines.write(encode(event) + b"\n")
-                lines.flush()
+            if lines and not _written(lines, encode(event) + b"\n"):
+                return
+
+
+def _written(lines: IO[bytes], data: bytes) -> bool:
+    """False where whoever read standard output has had enough, as `head` has."""
+    try:
+        lines.write(data)
+        lines.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), lines.fileno())  # for what Python still flushes at its end
+        return False
+    return True
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from deploy.telling import line
 from deploy.view import View
 from stream.messages import EventKind, MatchEvent
 from tests.deploy.sites import write_site
-from tests.deploy.workers import json_lines, last_line, sightline
+from tests.deploy.workers import Worker, json_lines, last_line, sightline
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,15 @@ def test_the_events_of_a_site_that_has_ended_are_still_there(
     done = sightline("events", str(site), "--state", str(state), "--json", "-", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [json.loads(line) for line in done.stdout.splitlines()] == events
+
+
+@pytest.mark.parametrize("data", [(), ("--json", "-")], ids=["lines", "json"])
+def test_a_reader_that_has_had_enough_is_no_failure(
+    ran: tuple[Path, Path, list[dict[str, Any]]], tmp_path: Path, data: tuple[str, ...]
+) -> None:
+    site, state, _ = ran
+    reading = Worker("events", str(site), "--state", str(state), *data, folder=tmp_path, head=True)
+    assert (reading.wait(), reading.log) == (0, "")
 
 
 def test_events_are_chosen_by_number_camera_and_identity(
