@@ -85,7 +85,10 @@ class KafkaBus:
     def embeddings_source(self) -> EmbeddingsSource:
         """See `Bus`."""
         places = range(self.embeddings.partitions)
-        source = KafkaSource(self._kafka, self.embeddings.name, self.match_group, EMBEDDINGS, partitions=places)
+        remedy = "start the matcher with --skip-lost, or give the topic a longer retention"
+        source = KafkaSource(
+            self._kafka, self.embeddings.name, self.match_group, EMBEDDINGS, partitions=places, remedy=remedy
+        )
         self._embeddings_sources.append(source)
         return source
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from deploy.score import Linking, TrueBoxes
 from deploy.view import short
+from stream.codec import encode
 from stream.messages import Embeddings, MatchEvent
 
 Span = tuple[float, float]
@@ -33,7 +34,7 @@ def write_report(
     report = folder / "report.json"
     report.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
     lines = folder / "events.jsonl"
-    lines.write_bytes(b"".join(msgspec.json.encode(event) + b"\n" for event in events))
+    lines.write_bytes(b"".join(encode(event) + b"\n" for event in events))
     linking = Linking.of(events)
     timeline = folder / "timeline.png"
     draw_timeline(timeline, frames, linking, majority)

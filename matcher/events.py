@@ -10,27 +10,40 @@ Two identities may turn out to be one person: of a ``merge``, `event.merged` was
 again, so rename it in what you keep.
 
 Each event comes once, in the order of its number. Store the last number together with what you did, begin again with
-``after=number``, and you act exactly once on each, whatever is killed in between.
+``after=number``, and you act exactly once on each, whatever is killed in between; `OffsetGone` says what cannot be had
+any more. docs/events.md tells all of it, with a consumer to begin from.
 """
 
+import contextlib
+import itertools
+import logging
 import threading
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
+
+from pydantic import ValidationError
 
 from matcher.outbox import Outbox
 from matcher.redis_gallery import RedisEvents
 from matcher.server import embedded_url
 from stream.codec import MATCHES
-from stream.errors import OffsetGone, UsageError
+from stream.errors import BrokerUnreachable, GalleryUnreachable, OffsetGone, TransportError, UsageError
 from stream.kafka import KafkaSource
 from stream.messages import EventKind, MatchEvent
 from stream.settings import KafkaSettings, RedisSettings
+from stream.telemetry import mask
 from stream.transport import Record
+
+log = logging.getLogger(__name__)
 
 Where = str | Path | KafkaSettings | RedisSettings
 Start = Literal["earliest", "latest"] | datetime
+
+TOPIC_POLL_S = 1.0  # who waits for a topic looks this often
+FROM_THE_START = "leave out after= to go on with the oldest event that is left"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def events(
@@ -51,19 +64,27 @@ def events(
     where   ``host:port`` of Kafka or its `KafkaSettings`; ``redis://...`` or `RedisSettings`; the state folder of an
             embedded gallery (a `Path`)
     start   ``earliest`` that is kept, ``latest`` (only what comes from now on), or a time (captured then or later)
-    after   a number: everything behind it. Raises `OffsetGone` when retention took some of that
-    group   Kafka alone: readers of one group share the events and go on where the group stopped. An event is done when the
-            next one is asked for: at least once. Without a group every reader gets all
-    follow  wait for more; otherwise end with the newest event there is now
-    stop    when set, ends the iteration within a second
+    after   a number, from 0 on: everything behind it
+    group   Kafka alone: one reader of a group gets all events and the others stand by; when it goes, another one goes
+            on where the group stopped. An event is done when the next one is asked for: at least once, and what
+            retention took from the group is logged and counted. Without a group every reader gets all
+    follow  wait for more, and for the topic of a site that has not begun; otherwise end with the newest event of now
+    camera, identity, kind
+            only events of this one; an identity's merge is one of them, and the last
+    stop    when set, nothing more is yielded and the iteration ends within a second
+
+    But for a group nothing is left out in silence: raises `OffsetGone` where the next number is not there any more, and
+    where the newest one is below `after`, for then the site's numbers began anew. `OffsetGone.after` is where to go on.
     """
     if after is not None and (start != "earliest" or group is not None):
         raise UsageError("after=NUMBER says where to begin: give neither start nor group with it")
+    if after is not None and after < 0:
+        raise UsageError(f"after={after} is no number of an event: expected 0 or more")
     if isinstance(start, datetime) and start.tzinfo is None:
         raise UsageError(f"start {start} has no time zone: give datetime(..., tzinfo=timezone.utc)")
     if group is not None and start == "latest":
         raise UsageError("a group goes on where it stopped: give it no start=latest")
-    since = round(start.timestamp() * 1e9) if isinstance(start, datetime) else 0
+    since = (start - _EPOCH) // timedelta(microseconds=1) * 1000 if isinstance(start, datetime) else 0
     stop = stop or threading.Event()
     place = _place(where)
     if isinstance(place, KafkaSettings):
@@ -83,22 +104,15 @@ def events(
 
 
 def last_number(settings: KafkaSettings, topic: str) -> int | None:
-    """Number of the newest event on a matches topic; None when it is empty. The relay goes on from there."""
-    source = KafkaSource(settings, topic, None, MATCHES, partitions=[0])
+    """Number of the newest event on a matches topic, where the relay goes on; None when that is empty or missing."""
+    source = KafkaSource(settings, topic, None, MATCHES, partitions=[0], letters=False)
     try:
+        if not source.exists():
+            return None
         end = source.ends([0])[0]
-        first, look = source.position()[0], 16
-        while end > first:
-            begin = max(first, end - look)
-            source.seek({0: begin})
-            if numbers := [record.message.number for record in _until(source, end, threading.Event())]:
-                return numbers[-1]
-            if begin == first:
-                break
-            look *= 16  # nothing but bytes that are no events
+        return _newest(source, source.position()[0], end)
     finally:
         source.close()
-    return None
 
 
 def _place(where: Where) -> KafkaSettings | str:
@@ -110,7 +124,13 @@ def _place(where: Where) -> KafkaSettings | str:
         return embedded_url(where)
     if where.startswith(("redis://", "rediss://", "unix://")):
         return where
-    return KafkaSettings(bootstrap_servers=where.removeprefix("kafka://"))
+    try:
+        return KafkaSettings(bootstrap_servers=where.removeprefix("kafka://"))
+    except ValidationError:
+        raise UsageError(
+            f'where "{mask(where)}" is no address: expected host:port of Kafka, redis://host:port/db, or the state '
+            f"folder of an embedded gallery as a Path: events(Path(folder), ...)"
+        ) from None
 
 
 def _from_outbox(
@@ -118,19 +138,29 @@ def _from_outbox(
 ) -> Iterator[MatchEvent]:
     reader = RedisEvents(url, site)
     try:
-        first, last = reader.numbers()
-        begin = last if latest else first - 1 if after is None else after
-        _check_kept(site, after, first)
-        outbox = Outbox(reader, begin, clock=None)
+        first, newest = reader.numbers()
+        if after is not None:
+            _check_known(site, after, newest)
+            _check_next(site, after, first)
+        last = newest if latest else after
+        outbox = Outbox(reader, first - 1 if last is None else last, clock=None)
         if not follow:
             outbox.close_input()
         for batch in outbox.batches():
             for record in batch:
-                if not follow and record.message.number > last:
+                number = record.message.number
+                if stop.is_set() or (not follow and number > newest):
                     return
+                _check_next(site, last, number)
+                last = number
                 yield record.message
             if stop.is_set():
                 return
+            if not batch and last is not None:  # silence, or a gallery that was emptied meanwhile
+                with contextlib.suppress(GalleryUnreachable):
+                    first, there = reader.numbers()
+                    _check_known(site, last, there)
+                    _check_next(site, last, first)
     finally:
         reader.close()
 
@@ -145,48 +175,113 @@ def _from_kafka(
     stop: threading.Event,
 ) -> Iterator[MatchEvent]:
     topic = f"{settings.prefix}{site}.matches"
-    source = KafkaSource(settings, topic, group, MATCHES, partitions=[0] if group is None else None)
-    last = after or 0
+    partitions = [0] if group is None else None
+    source = KafkaSource(settings, topic, group, MATCHES, partitions=partitions, letters=False, remedy=FROM_THE_START)
+    last = after
     try:
+        if not _topic_is_there(source, f"topic {topic} is not at {settings.bootstrap_servers} yet", follow, stop):
+            return
         end = source.ends([0])[0]
         if latest:
             source.seek({0: end})
         elif after is not None:
-            _seek_behind(source, site, after, end, stop)
-        for record in _until(source, None if follow else end, stop):
-            if record.message.number > last:
-                last = record.message.number
+            _seek_behind(source, site, after, end, follow)
+        for record in _until(source, None if follow else end, stop, group):
+            number = record.message.number
+            if last is None or number > last:  # else it was relayed twice
+                if group is None:
+                    _check_next(site, last, number)
+                last = number
                 yield record.message
             source.commit([record])
     finally:
         source.close()
 
 
-def _seek_behind(source: "KafkaSource[MatchEvent]", site: str, after: int, end: int, stop: threading.Event) -> None:
-    """Numbers have no gaps, and repeats only add records, so event `after` lies at least this far behind the first."""
-    begin = source.position()[0]
-    for record in _until(source, end, stop):
-        first = record.message.number
-        _check_kept(site, after, first)
-        begin = min(end, record.offset + max(0, after - first))
-        break
+def _topic_is_there(source: "KafkaSource[MatchEvent]", missing: str, follow: bool, stop: threading.Event) -> bool:
+    """Wait for it, unless not to `follow`; False when stopped."""
+    if source.exists():
+        return True
+    if not follow:
+        raise TransportError(f"{missing}: start the site, or correct site= or [kafka] prefix")
+    log.warning("waiting: %s", missing)
+    while not stop.wait(TOPIC_POLL_S):
+        with contextlib.suppress(BrokerUnreachable):  # it was there when this began
+            if source.exists():
+                return True
+    return False
+
+
+def _seek_behind(source: "KafkaSource[MatchEvent]", site: str, after: int, end: int, follow: bool) -> None:
+    """Go on behind event `after`. Raises `OffsetGone` where that cannot be."""
+    start = source.position()[0]
+    newest = _newest(source, start, end)
+    if newest is not None or end == 0:
+        _check_known(site, after, newest or 0)
+    elif end > after and not follow:  # who follows sees by the next number whether it is so
+        raise OffsetGone(
+            f"site {site}: its topic is empty now and has held {end} records: events behind {after} may be gone with "
+            f"their retention; leave out after= to go on with what comes next"
+        )
+    begin, number = end, after
+    for records in _ever_earlier(source, start, end):
+        for first in itertools.islice(records, 1):
+            begin, number = first.offset, first.message.number
+        if number <= after + 1 and begin < end:
+            break
+    _check_next(site, after, number)
     source.seek({0: begin})
 
 
-def _until(source: "KafkaSource[MatchEvent]", end: int | None, stop: threading.Event) -> Iterator[Record[MatchEvent]]:
+def _newest(source: "KafkaSource[MatchEvent]", start: int, end: int) -> int | None:
+    """Number of the last event between two offsets; None where there is none."""
+    for records in _ever_earlier(source, start, end):
+        if numbers := [record.message.number for record in records]:
+            return numbers[-1]
+    return None
+
+
+def _ever_earlier(source: "KafkaSource[MatchEvent]", start: int, end: int) -> Iterator[Iterator[Record[MatchEvent]]]:
+    """The records from ever earlier offsets to `end`: the last 16, 256, 4,096, ..., at last all from `start` on."""
+    begin, look = end, 16
+    while begin > start:
+        begin, look = max(start, end - look), look * 16
+        source.seek({0: begin})
+        yield _until(source, end, threading.Event())
+
+
+def _until(
+    source: "KafkaSource[MatchEvent]", end: int | None, stop: threading.Event, group: str | None = None
+) -> Iterator[Record[MatchEvent]]:
     """Records before offset `end`, or all that ever come."""
     for batch in source.batches():
         for record in batch:
-            if end is not None and record.offset >= end:
+            if stop.is_set() or (end is not None and record.offset >= end):
                 return
             yield record
         if stop.is_set() or (end is not None and source.drained({0: end})):
             return
+        if end is not None and source.stands_by():
+            raise UsageError(
+                f"group {group} has another reader, and one reader of a group gets all events: end that one, name "
+                f"another group, or stand by with follow=True"
+            )
 
 
-def _check_kept(site: str, after: int | None, first: int) -> None:
-    if after and first > after + 1:
+def _check_known(site: str, after: int, newest: int) -> None:
+    """Raise `OffsetGone` where event `after` was never said."""
+    if after > newest:
         raise OffsetGone(
-            f"site {site}: events {after + 1} to {first - 1} are gone with their retention; "
-            f"leave out after= to go on with event {first}"
+            f"site {site}: event {after} was read before, its newest is {newest}: its numbers began anew with another "
+            f"gallery or topic; forget yours and leave out after= to read from the start"
+        )
+
+
+def _check_next(site: str, last: int | None, number: int) -> None:
+    """Raise `OffsetGone` where `number` leaves some out behind `last`; None: nothing was read yet."""
+    if last is not None and number > last + 1:
+        raise OffsetGone(
+            f"site {site}: events {last + 1} to {number - 1} are gone with their retention, or could not be read; "
+            f"after={number - 1} goes on with event {number}",
+            after=number - 1,
         )

@@ -92,7 +92,7 @@ class Outbox:
         lost = first - self._after - 1
         if lost > 0:
             RECORDS_EXPIRED.labels("outbox", "0").inc(lost)
-            log.error("events %d to %d went with their retention before they were relayed", self._after + 1, first - 1)
+            log.error("events %d to %d went with their retention before they were read", self._after + 1, first - 1)
 
     def commit(self, batch: Sequence[Record[MatchEvent]]) -> None:
         """They were delivered; where they went remembers the number."""

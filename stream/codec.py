@@ -92,6 +92,9 @@ def match_event_schema() -> dict[str, Any]:
         "pattern": rf"^{SCHEMA[0]}\.[0-9]+$",
         "description": "Version of this schema, major.minor",
     }
+    event["properties"]["type"]["description"] = "What kind of message this is"
+    for described in (event, *components.values()):
+        described["description"] = " ".join(described["description"].split())  # a docstring's lines
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **event,

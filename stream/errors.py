@@ -4,17 +4,17 @@ SightlineError                 exit status 1
 ├── UsageError                 wrong arguments on the command line; exit status 2
 ├── SettingsError              a settings file or environment value is wrong; exit status 2
 ├── CameraError                a camera or video file cannot be used
-│   ├── CameraUnreachable      (retriable)
+│   ├── CameraUnreachable
 │   ├── CameraUnauthorised
 │   └── NotAVideo
 ├── MessageError               bytes that are no message of ours: dead-lettered, never fatal
 ├── TransportError             a topic cannot be read or written
-│   ├── BrokerUnreachable      (retriable)
-│   ├── DeliveryFailed         (retriable)
+│   ├── BrokerUnreachable
+│   ├── DeliveryFailed
 │   ├── MessageTooLarge
-│   └── OffsetGone             retention or a re-created topic took what was to be read
+│   └── OffsetGone             retention, or a topic or gallery made anew, took what was to be read
 ├── GalleryError               Redis refused or lost something
-│   ├── GalleryUnreachable     (retriable)
+│   ├── GalleryUnreachable
 │   ├── GalleryRefused         wrong password, no permission
 │   ├── ModelMismatch          the gallery holds vectors of another model
 │   └── EpochLost              another matcher took this site over; exit status 3
@@ -31,7 +31,6 @@ SightlineError                 exit status 1
 class SightlineError(Exception):
     """Base of all; `str(error)` is the one line that a user sees."""
 
-    retriable = False
     exit_status = 1
 
 
@@ -54,8 +53,6 @@ class CameraError(SightlineError):
 class CameraUnreachable(CameraError):
     """No connection, or it broke."""
 
-    retriable = True
-
 
 class CameraUnauthorised(CameraError):
     """The camera wants other credentials."""
@@ -76,13 +73,9 @@ class TransportError(SightlineError):
 class BrokerUnreachable(TransportError):
     """No broker answers."""
 
-    retriable = True
-
 
 class DeliveryFailed(TransportError):
     """A message was not acknowledged in time."""
-
-    retriable = True
 
 
 class MessageTooLarge(TransportError):
@@ -92,6 +85,11 @@ class MessageTooLarge(TransportError):
 class OffsetGone(TransportError):
     """What was to be read next is no longer there."""
 
+    def __init__(self, message: str, *, after: int | None = None) -> None:
+        """`after`, of match events: the number behind which they go on; None: read from the start."""
+        super().__init__(message)
+        self.after = after
+
 
 class GalleryError(SightlineError):
     """Redis refused or lost something."""
@@ -99,8 +97,6 @@ class GalleryError(SightlineError):
 
 class GalleryUnreachable(GalleryError):
     """No Redis answers."""
-
-    retriable = True
 
 
 class GalleryRefused(GalleryError):

@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka import AsyncConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.coordinator.base import MemberState
-from kafka.errors import IllegalStateError, KafkaError
+from kafka.errors import IllegalStateError, KafkaError, TopicAuthorizationFailedError
 from kafka.structs import OffsetAndMetadata
 
 from stream.codec import dead_letter, decode
 from stream.cursors import Cursors
-from stream.errors import BrokerUnreachable, MessageError, OffsetGone, SightlineError
+from stream.errors import BrokerUnreachable, MessageError, OffsetGone, SightlineError, TransportError
 from stream.kafka_admin import DEAD, TopicSpec, topic_id
 from stream.kafka_client import build, client_config, connect, kafka_errors
 from stream.kafka_sink import KafkaSink
@@ -44,6 +44,8 @@ class KafkaSource(Generic[T]):
     Without `partitions` it is a member of `group`, which shares the topic out and remembers what was committed. With
     `partitions` it reads exactly those, from the oldest record or from where `seek` says, and its reader keeps the offsets;
     a `group` given as well is told them, so that others can see the lag. `kinds` are what the topic carries (`stream.codec`).
+    Without `letters` bytes that cannot be read are counted and logged, but not kept as dead letters: for readers who
+    may not write. `remedy` is what its reader's user can do about `OffsetGone`.
 
     While no broker answers it yields empty batches; one that never answered within ``connect_timeout_s`` is an error.
     """
@@ -58,6 +60,8 @@ class KafkaSource(Generic[T]):
         partitions: Iterable[int] | None = None,
         max_records: int = 64,
         max_span_s: float = 1.0,
+        letters: bool = True,
+        remedy: str = "go on with the oldest record that is left, or give the topic a longer retention",
     ) -> None:
         client_config(settings)  # says at once what is wrong without a broker
         self._settings, self._topic, self._group, self._kinds = settings, topic, group, kinds
@@ -70,12 +74,36 @@ class KafkaSource(Generic[T]):
         self._assignment = 0
         """Counts what came between: a commit that failed is not tried again under another assignment."""
         self._handing_over = threading.Lock()
+        self._keeps_letters, self._remedy = letters, remedy
         self._letters: KafkaSink[DeadLetter] | None = None
         self._closed = False
 
     def topic_id(self) -> str:
         """Identity of the topic that offsets belong to; another one after the topic was deleted and made again."""
         return topic_id(self._settings, self._topic)
+
+    def exists(self) -> bool:
+        """Whether the topic is there; a reader of named partitions cannot begin before. Raises `TransportError`.
+
+        While it is not, each call takes a connection of its own: ask once a second at most.
+        """
+        with self._using, kafka_errors(self._settings, f"topic {self._topic}"):
+            self._open()
+            if self._consumer is None or self._consumer.partitions_for_topic(self._topic):
+                return self._consumer is not None
+            # a consumer that asks for all topics is not told which of them it may not see
+            with contextlib.closing(build(KafkaAdminClient, client_config(self._settings))) as admin:
+                (found,) = admin.describe_topics([self._topic])
+            if found["error_code"] == TopicAuthorizationFailedError.errno:
+                raise TopicAuthorizationFailedError
+        return False
+
+    def stands_by(self) -> bool:
+        """True for a member of a group whose others have all partitions: it gets nothing until one of them goes."""
+        with self._using:
+            if self._consumer is None or self._partitions is not None:
+                return False
+            return self._consumer.group_metadata().state is MemberState.STABLE and not self._consumer.assignment()
 
     def batches(self) -> Iterator[Sequence[Record[T]]]:
         """See `stream.transport.Source`."""
@@ -149,20 +177,25 @@ class KafkaSource(Generic[T]):
         with contextlib.suppress(KafkaError):
             consumer.close(autocommit=False, timeout_ms=int(_COMMIT_TIMEOUT_S * 1000))
 
+    def _open(self) -> None:
+        if self._consumer is None and not self._closed:
+            self._consumer = connect(self._settings, f"topic {self._topic}", self._make_consumer, lambda: self._closed)
+
     def _connect(self) -> None:
         with self._using:
-            if self._consumer is not None or self._closed:
+            self._open()
+            if self._consumer is None or self._partitions is None or self._consumer.assignment():
                 return
-            consumer = connect(self._settings, f"topic {self._topic}", self._make_consumer, lambda: self._closed)
+            if not self.exists():
+                servers = self._settings.bootstrap_servers
+                raise TransportError(f"topic {self._topic} does not exist at {servers}: start the site first")
+            places = [TopicPartition(self._topic, partition) for partition in self._partitions]
             with kafka_errors(self._settings, f"topic {self._topic}"):
-                if self._partitions is not None:
-                    places = [TopicPartition(self._topic, partition) for partition in self._partitions]
-                    consumer.assign(places)
-                    starts = consumer.beginning_offsets(places, timeout_ms=5000)
-                    for place in places:
-                        consumer.seek(place, starts[place])
-                        self._cursors.assign(place.partition, starts[place])
-            self._consumer = consumer
+                starts = self._consumer.beginning_offsets(places, timeout_ms=5000)
+                self._consumer.assign(places)
+                for place in places:
+                    self._consumer.seek(place, starts[place])
+                    self._cursors.assign(place.partition, starts[place])
 
     def _make_consumer(self) -> Any:
         config = {
@@ -282,7 +315,11 @@ class KafkaSource(Generic[T]):
         try:
             message = decode(data, self._kinds)
         except MessageError as error:
-            self._bury(dead_letter(self._topic, partition, record.offset, str(error), data, self._kinds))
+            letter = dead_letter(self._topic, partition, record.offset, str(error), data, self._kinds)
+            if self._keeps_letters:
+                self._bury(letter)
+            else:
+                log.warning("skipped: topic %s, offset %d: %s", self._topic, record.offset, error)
             self._cursors.fetched(partition, record.offset, None, epoch)
         else:
             self._cursors.fetched(partition, record.offset, message, epoch)
@@ -338,7 +375,7 @@ class KafkaSource(Generic[T]):
         why = "retention removed it" if wanted < start else "the topic was deleted and made again"
         return OffsetGone(
             f"topic {self._topic}: partition {partition} holds offsets {start} to {end}, {wanted} was to be read next: {why}; "
-            f"start again from the oldest record with an empty gallery, or give the topic a longer retention"
+            f"{self._remedy}"
         )
 
     def _raise_gone(self) -> None:

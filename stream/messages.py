@@ -100,66 +100,178 @@ class Embeddings(msgspec.Struct, frozen=True, kw_only=True, tag="embeddings"):
     people: Annotated[tuple[Person, ...], msgspec.Meta(max_length=MAX_PEOPLE)] = ()
 
 
-class RunnerUp(msgspec.Struct, frozen=True, kw_only=True):
-    """The next best candidate of a decision."""
+def about(description: str) -> msgspec.Meta:
+    """What the published JSON Schema says of a field; decoding is not changed by it."""
+    return msgspec.Meta(description=description)
 
-    identity: str
-    similarity: float
-    log_odds: float
-    same_person: Unit
-    """Probability that it and the chosen identity are one person."""
+
+class RunnerUp(msgspec.Struct, frozen=True, kw_only=True):
+    """The next best candidate of a decision, which was not chosen."""
+
+    identity: Annotated[str, about("Identity of the candidate, 32 hexadecimal digits.")]
+    similarity: Annotated[float, about("How alike it and the tracklet look, -1 to 1, as evidence.similarity.")]
+    log_odds: Annotated[
+        float,
+        about(
+            "Natural logarithm of the odds that the tracklet is it, from appearance and time, any sign; 0 is 1 to 1."
+        ),
+    ]
+    same_person: Annotated[Unit, about("Probability that it and the event's identity are one person, 0 to 1.")]
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Why an event was decided as it was. A candidate that was not chosen is named as runner-up, never as a match."""
 
-    reason: Reason
-    similarity: float | None = None
-    """(largest + mean) / 2 of the cosines to the identity's exemplars, camera means removed; of a merge, the mean
-    cosine of both identities' exemplars."""
-    runner_up: RunnerUp | None = None
-    gap_s: float | None = None
-    """Seconds between the identity's last sighting and this tracklet's first."""
-    new_probability: float | None = None
-    appearance_log_odds: float | None = None
-    """a + b * similarity by the calibration row, before it is clipped to between -8 and 8."""
-    time_log_odds: float | None = None
-    """How much likelier this gap is for the identity than for a newcomer."""
-    competition: float | None = None
-    """Summed odds of other open tracklets for the same identity."""
-    row: str | None = None
-    """Which calibration row judged the similarity: ``same`` or ``other`` camera, and where it was fitted."""
-    credit: float | None = None
-    """False-link budget left after this decision."""
-    crops: int | None = None
-    weight: float | None = None
-    exemplars: tuple[str, ...] = ()
+    reason: Annotated[
+        Reason,
+        about(
+            "Of a link: `sure`, its probability is at least 1 - false_links; `credit`, it is less, at least 0.9, and "
+            "was paid for with false links that were allowed and not used. Of a new: `stranger`, the probability "
+            "that this person was never seen is at least 1 - false_links; else it is new out of doubt, `ambiguous`, "
+            "two known identities were almost as likely as each other, or `unsure`, none was likely enough. Of an "
+            "end: `left`. Of a merge: `alike`. false_links is the site's setting, 0.05 unless told otherwise."
+        ),
+    ]
+    similarity: Annotated[
+        float | None,
+        about(
+            "How alike they look, -1 to 1, after what is common to the people of each camera was taken out. Of a "
+            "link: (largest + mean) / 2 of the tracklet's cosines to the identity's exemplars. Of a merge: mean "
+            "cosine between both identities' exemplars. Null for others."
+        ),
+    ] = None
+    runner_up: Annotated[
+        RunnerUp | None, about("The next best candidate; null where there was none, and for an end or a merge.")
+    ] = None
+    gap_s: Annotated[
+        float | None,
+        about(
+            "Of a link: seconds from the identity's last sighting on any camera to first_seen; negative when two "
+            "cameras overlap and another one still saw it after first_seen. Null for others."
+        ),
+    ] = None
+    new_probability: Annotated[
+        float | None,
+        about("Of a link or a new: probability that this person was never seen here before, 0 to 1. Null for others."),
+    ] = None
+    appearance_log_odds: Annotated[
+        float | None,
+        about(
+            "Of a link: natural logarithm of the odds that appearance alone gives, a + b * similarity by the "
+            "calibration row, any sign, before it is clipped to between -8 and 8. Null for others."
+        ),
+    ] = None
+    time_log_odds: Annotated[
+        float | None,
+        about(
+            "Of a link: natural logarithm of how many times likelier this gap is for the identity than for a "
+            "newcomer, any sign; added to the clipped appearance_log_odds it gives the link's log-odds. Null for "
+            "others."
+        ),
+    ] = None
+    competition: Annotated[
+        float | None,
+        about(
+            "Of a link: summed odds, 0 or more, that other open tracklets of this camera are the same identity. Null "
+            "for others."
+        ),
+    ] = None
+    row: Annotated[
+        str | None,
+        about(
+            "Of a link: the calibration row that judged the similarity: `same` or `other`, as the nearest exemplar "
+            "is of the same camera or another one, then / and where it was fitted, `bundle`, `site` or `pair` of "
+            "cameras. Null for others."
+        ),
+    ] = None
+    credit: Annotated[
+        float | None,
+        about(
+            "Of a link or a new: false links, 0 to 1, that are allowed and not used after this event. Null for others."
+        ),
+    ] = None
+    crops: Annotated[
+        int | None,
+        about("Pictures of the tracklet that had been embedded and taken as evidence, 1 or more. Null for a merge."),
+    ] = None
+    weight: Annotated[
+        float | None,
+        about("Summed quality of those crops, above 0, each between 0.25 and 1. Null for a merge."),
+    ] = None
+    exemplars: Annotated[
+        tuple[str, ...],
+        about("Tracklets whose looks stood for the identity; of a merge, for both identities. Empty for others."),
+    ] = ()
 
 
 class MatchEvent(msgspec.Struct, frozen=True, kw_only=True, tag="match_event"):
     """Somebody was seen anew (`new`), seen again (`link`), or has left a camera's view (`end`), or two identities have turned
     out to be one person (`merge`). The public message."""
 
-    site: Name
-    number: Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
-    """Gapless per site, from 1. Keep the last one with your own effect and you read exactly once."""
-    kind: EventKind
-    identity: Identity
-    merged: Identity | None = None
-    """Of a merge: the identity that was `identity` all along. It is never named again. Camera and tracklet of a merge are those
-    whose end settled it."""
-    camera: Name
-    previous_camera: Name | None = None
-    """Where a linked identity was last seen before this tracklet; may be the same camera."""
-    tracklet: Tracklet
-    first_seen: Nanoseconds
-    """captured_at of the tracklet's first frame."""
-    captured_at: Nanoseconds
-    """Event time of the decision; of an ``end``, the tracklet's last frame."""
-    probability: Unit | None = None
-    """Of a link or a merge, that it is right; of a new, that this person was never seen; None for an end."""
-    evidence: Evidence | None = None
-    model: Annotated[str, msgspec.Meta(max_length=128)]
+    site: Annotated[Name, about("Name of the site.")]
+    number: Annotated[
+        int,
+        msgspec.Meta(ge=1, lt=2**53),
+        about(
+            "Counts the site's events from 1 on without a gap. Keep the last one together with your own effect and "
+            "you act exactly once on each."
+        ),
+    ]
+    kind: Annotated[
+        EventKind,
+        about(
+            "`new`: a tracklet is of somebody not seen before. `link`: it is of a known identity. `end`: it has left "
+            "its camera's view. `merge`: two identities are one person."
+        ),
+    ]
+    identity: Annotated[
+        Identity, about("Who: an anonymous name, 32 hexadecimal digits, the same as long as the person is remembered.")
+    ]
+    merged: Annotated[
+        Identity | None,
+        about(
+            "Of a merge: the identity that was `identity` all along; it is never named again, and `identity` may "
+            "itself be merged later. Null for others."
+        ),
+    ] = None
+    camera: Annotated[Name, about("Camera of the tracklet.")]
+    previous_camera: Annotated[
+        Name | None,
+        about(
+            "Of a link: the camera that had seen the identity last when the link was decided; may be the same one, and "
+            "where cameras overlap it may see the person still. Null for others."
+        ),
+    ] = None
+    tracklet: Annotated[
+        Tracklet,
+        about(
+            "One person followed in one camera, camera/stream/sequence/n. A new or a link begins it, its end ends "
+            "it; of a merge, the one whose end settled it."
+        ),
+    ]
+    first_seen: Annotated[
+        Nanoseconds, about("When the tracklet's first frame was captured, nanoseconds since 1970-01-01T00:00:00 UTC.")
+    ]
+    captured_at: Annotated[
+        Nanoseconds,
+        about(
+            "When the frame that settled the event was captured, nanoseconds since 1970-01-01T00:00:00 UTC; of an "
+            "end, the tracklet's last frame. Does not always grow with number."
+        ),
+    ]
+    probability: Annotated[
+        Unit | None,
+        about(
+            "Of a link or a merge: that it is right; of a new: that this person was never seen before; 0 to 1. Null "
+            "for an end."
+        ),
+    ] = None
+    evidence: Annotated[Evidence | None, about("Why it was decided so.")] = None
+    model: Annotated[
+        str,
+        msgspec.Meta(max_length=128),
+        about("Model whose vectors were compared: name, version, 12 digits of its digest."),
+    ]
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, tag="dead_letter"):

@@ -76,6 +76,15 @@ def test_what_cannot_be_shown_is_said_in_one_line(
     assert words in last_line(done)
 
 
+def test_a_number_ahead_of_the_gallery_is_not_taken_for_silence(
+    ran: tuple[Path, Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    site, state, events = ran
+    done = sightline("events", str(site), "--state", str(state), "--after", "1200", folder=tmp_path)
+    assert done.returncode == 1
+    assert f"event 1200 was read before, its newest is {len(events)}: its numbers began anew" in last_line(done)
+
+
 def event(kind: EventKind, identity: str, merged: str | None = None) -> MatchEvent:
     return MatchEvent(
         site="s", number=1, kind=kind, identity=identity * 32, merged=merged and merged * 32, camera="hall", tracklet="t",

@@ -141,3 +141,13 @@ def test_a_user_without_rights_is_told_so_in_one_line(secure_kafka_server: Secur
     ):
         pass
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("group", [None, "readers"])
+@pytest.mark.parametrize("follow", [True, False], ids=["follow", "until now"])
+def test_a_subscriber_without_rights_is_told_so_and_not_that_there_is_no_topic(
+    secure_kafka_server: SecureKafka, group: str | None, follow: bool
+) -> None:
+    site, user = Site(secure_kafka_server), "nobody-yet"
+    with pytest.raises(TransportError, match=rf'user "{user}" is not allowed to .*docs/kafka.md'):
+        next(events(secure_kafka_server.as_user(user), site=site.name, group=group, follow=follow))

@@ -1,24 +1,30 @@
 """The integrators' client, over a real Kafka, a real outbox and an embedded one."""
 
+import contextlib
 import itertools
-import secrets
+import re
 import threading
 import time
 from datetime import UTC, datetime
 
 import msgspec
 import pytest
+import redis
+from kafka import KafkaConsumer, KafkaProducer
+from services import wait_for
 
-from matcher.events import events, last_number
+from matcher.events import TOPIC_POLL_S, events, last_number
 from matcher.matcher import Step
 from matcher.outbox import Outbox, relay_from
 from matcher.redis_gallery import RedisGallery
 from matcher.server import EmbeddedRedis
-from stream.errors import GalleryUnreachable, OffsetGone, UsageError
-from stream.kafka import KafkaSink, TopicSpec, ensure_topics
+from stream import codec
+from stream.errors import GalleryUnreachable, OffsetGone, TransportError, UsageError
+from stream.kafka import KafkaSink, KafkaSource, TopicSpec, ensure_topics
 from stream.messages import MatchEvent
 from stream.settings import KafkaSettings, RedisSettings
 from stream.stage import Pass, as_messages, run
+from stream.telemetry import DEAD_LETTERS
 
 SECOND = 10**9
 BASE = 1_900_000_000 * SECOND
@@ -35,44 +41,16 @@ def ten(first=1):
     return [event(n, f"c{n % 2}", "ab"[n % 2], "new" if n < 5 else "link") for n in range(first, first + 10)]
 
 
-@pytest.fixture
-def site():
-    return f"s-{secrets.token_hex(4)}"
-
-
-class Places:
-    """Where a test's ten events are said: a topic or an outbox."""
-
-    def __init__(self, where, say):
-        self.where, self.say = where, say
-
-
-@pytest.fixture(params=["kafka", "redis"])
-def place(request, site):
-    if request.param == "kafka":
-        settings = KafkaSettings(bootstrap_servers=request.getfixturevalue("kafka_server"))
-        spec = TopicSpec(f"sightline.{site}.matches", 1, 600)
-        ensure_topics(settings, [spec])
-        sink = KafkaSink(settings, spec, lambda _: 0)
-
-        def say(messages):
-            sink.send(messages)
-            sink.flush()
-
-        yield Places(settings.bootstrap_servers, say)
-        sink.close()
-    else:
-        url = request.getfixturevalue("redis_server")
-        gallery = RedisGallery(url, site, model="m", retention_ns=10**18, live=False)
-        gallery.acquire()
-        yield Places(
-            url, lambda messages: gallery.commit([Step(messages[-1].captured_at, {}, {}, {}, tuple(messages))])
-        )
-        gallery.close()
-
-
 def numbers(found):
     return [e.number for e in found]
+
+
+def until_gone(found):
+    """The numbers that came, and the error that ended them."""
+    got = []
+    with pytest.raises(OffsetGone) as gone:
+        got.extend(e.number for e in found)
+    return got, gone.value
 
 
 def test_all_events_come_in_order_until_now(place, site):
@@ -94,10 +72,146 @@ def test_who_asks_for_an_identity_hears_that_it_was_merged(place, site):
     assert numbers(events(place.where, site=site, follow=False, identity="a" * 32)) == [2, 4, 6, 8, 10, 11]
 
 
-@pytest.mark.parametrize("after", [0, 4, 9, 10, 12])
+@pytest.mark.parametrize("after", [0, 4, 9, 10])
 def test_a_reader_goes_on_behind_the_number_it_kept(place, site, after):
     place.say(ten())
     assert numbers(events(place.where, site=site, follow=False, after=after)) == list(range(after + 1, 11))
+
+
+def test_a_reader_finds_its_place_among_many_however_far_behind(place, site):
+    for first in range(1, 300, 10):
+        place.say(ten(first))
+    for after in (0, 1, 150, 283, 284, 299, 300):
+        assert numbers(events(place.where, site=site, follow=False, after=after)) == list(range(after + 1, 301))
+
+
+def test_what_retention_took_behind_the_kept_number_is_gone_and_where_to_go_on_is_said(place, site):
+    place.say(ten())
+    place.forget()
+    place.say(ten(11))
+    for after in (0, 5):
+        said = f"site {site}: events {after + 1} to 10 are gone .*after=10 goes on with event 11"
+        with pytest.raises(OffsetGone, match=said) as gone:
+            list(events(place.where, site=site, follow=False, after=after))
+        assert gone.value.after == 10
+    assert numbers(events(place.where, site=site, follow=False, after=10)) == list(range(11, 21))
+    assert numbers(events(place.where, site=site, follow=False)) == list(range(11, 21)), "who kept none misses none"
+
+
+def test_what_retention_took_is_gone_where_nothing_is_left_too(place, site):
+    place.say(ten())
+    place.forget()
+    with pytest.raises(OffsetGone, match=f"site {site}: .*gone with their retention"):
+        list(events(place.where, site=site, follow=False, after=5))
+    assert list(events(place.where, site=site, follow=False, after=10)) == []
+
+
+def test_who_waits_where_nothing_is_left_is_told_by_the_next_number(place, site):
+    place.say(ten())
+    place.forget()
+    caught, waiting = [], threading.Event()
+
+    def wait():
+        try:
+            next(events(place.where, site=site, after=5))
+        except OffsetGone as gone:
+            caught.append(gone.after)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    number = 11
+    while thread.is_alive() and number < 1000:
+        place.say([event(number)])
+        number += 1
+        waiting.wait(0.05)
+    thread.join(10)
+    assert caught == [10]
+
+
+@pytest.mark.parametrize("said", [0, 10])
+@pytest.mark.parametrize("follow", [True, False], ids=["follow", "until now"])
+def test_a_number_ahead_of_the_site_is_not_waited_for(place, site, said, follow):
+    if said:
+        place.say(ten())
+    lines = (
+        rf"event 12 was read before, its newest is {said}: its numbers began anew .*forget yours and leave out after="
+    )
+    with pytest.raises(OffsetGone, match=lines) as gone:
+        list(events(place.where, site=site, follow=follow, after=12))
+    assert gone.value.after is None
+
+
+def test_a_gallery_that_is_emptied_under_a_follower_is_said(redis_server, site):
+    gallery = RedisGallery(redis_server, site, model="m", retention_ns=10**18, live=False)
+    gallery.acquire()
+    gallery.commit([Step(BASE, {}, {}, {}, tuple(ten()))])
+    follower = events(redis_server, site=site)
+    assert numbers(itertools.islice(follower, 10)) == list(range(1, 11))
+    with contextlib.closing(redis.Redis.from_url(redis_server)) as client:
+        client.delete(*client.keys(f"sightline:{{{site}}}:*"))
+    with pytest.raises(OffsetGone, match="event 10 was read before, its newest is 0"):
+        next(follower)
+    gallery.close()
+
+
+def test_a_follower_of_an_outbox_that_retention_overtakes_is_told(redis_server, site):
+    gallery = RedisGallery(redis_server, site, model="m", retention_ns=60 * SECOND, live=False)
+    gallery.acquire()
+    gallery.commit([Step(BASE, {}, {}, {}, tuple(ten()))])
+    follower = events(redis_server, site=site)
+    assert next(follower).number == 1
+    gallery.commit([Step(BASE, {}, {}, {}, tuple(ten() * 10))])
+    gallery.commit([Step(BASE + 61 * SECOND, {}, {}, {}, (event(0),))])
+    got, gone = until_gone(follower)
+    assert got == list(range(2, 11)), "what it had fetched"
+    assert "events 11 to 110 are gone with their retention" in str(gone)
+    assert gone.after == 110
+    gallery.close()
+
+
+def test_a_follower_that_retention_overtakes_goes_on_where_it_is_told_to(place, site):
+    place.say(ten())
+    follower = events(place.where, site=site)
+    assert numbers(itertools.islice(follower, 10)) == list(range(1, 11))
+    place.say(ten(11))
+    place.forget()
+    place.say(ten(21))
+    _, gone = until_gone(follower)
+    assert re.search(r"leave out after= to go on with the oldest|after=20 goes on with event 21", str(gone))
+    assert numbers(events(place.where, site=site, follow=False, after=gone.after)) == list(range(21, 31))
+
+
+def test_a_gap_in_the_topic_is_said_whatever_is_asked_for(kafka_server, site):
+    settings = KafkaSettings(bootstrap_servers=kafka_server)
+    spec = TopicSpec(f"sightline.{site}.matches", 1, 600)
+    with contextlib.closing(KafkaSink(settings, spec, lambda _: 0)) as sink:
+        sink.send([event(1), event(2), event(7, camera="c2"), event(8)])
+    got, gone = until_gone(events(settings, site=site, follow=False))
+    assert got == [1, 2]
+    assert "events 3 to 6 are gone" in str(gone)
+    assert numbers(events(settings, site=site, follow=False, after=gone.after)) == [7, 8]
+    assert until_gone(events(settings, site=site, follow=False, camera="c2"))[0] == []
+
+
+def test_nothing_comes_once_it_was_stopped(place, site):
+    place.say(ten())
+    stop, got = threading.Event(), []
+    for found in events(place.where, site=site, stop=stop):
+        got.append(found.number)
+        stop.set()
+    assert got == [1]
+
+
+def test_an_event_captured_at_the_very_start_is_not_left_out(redis_server, site):
+    start = datetime(2026, 11, 21, 22, 38, 32, 123457, tzinfo=UTC)
+    exact = 1795300712123457000
+    assert round(start.timestamp() * 1e9) > exact, "what floats make of it"
+    gallery = RedisGallery(redis_server, site, model="m", retention_ns=10**18, live=False)
+    gallery.acquire()
+    at = [msgspec.structs.replace(event(0), captured_at=exact + n) for n in (-1, 0)]
+    gallery.commit([Step(exact, {}, {}, {}, tuple(at))])
+    assert numbers(events(redis_server, site=site, follow=False, start=start)) == [2]
+    gallery.close()
 
 
 def test_a_follower_hears_of_what_is_said_later(place, site):
@@ -154,9 +268,90 @@ def test_a_group_goes_on_where_it_stopped(kafka_server, site):
     second.close()
 
 
-def test_the_last_number_is_found_behind_bytes_that_are_no_events(kafka_server, site):
-    from kafka import KafkaProducer
+def test_one_reader_of_a_group_works_and_the_others_stand_by_or_are_refused(kafka_server, site):
+    settings = KafkaSettings(bootstrap_servers=kafka_server)
+    spec = TopicSpec(f"sightline.{site}.matches", 1, 600)
+    with contextlib.closing(KafkaSink(settings, spec, lambda _: 0)) as sink:
+        sink.send(ten())
+    group, left = f"g-{site}", threading.Event()
+    # Kafka gives the partition to the first of the members' names, and ours begin with "sightline"
+    first = KafkaConsumer(
+        spec.name, bootstrap_servers=kafka_server, group_id=group, client_id="a", enable_auto_commit=False
+    )
 
+    def work():
+        while not left.is_set():
+            first.poll(timeout_ms=50)
+        first.close()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        wait_for(lambda: bool(first.assignment()), "the first reader works")
+        with pytest.raises(UsageError, match=f"group {group} has another reader, and one .* gets all .*follow=True"):
+            list(events(settings, site=site, group=group, follow=False))
+        threading.Timer(0.5, left.set).start()
+        assert numbers(itertools.islice(events(settings, site=site, group=group), 10)) == list(range(1, 11))
+    finally:
+        left.set()
+        worker.join(20)
+
+
+def test_a_follower_waits_for_the_topic_of_a_site_that_has_not_begun(kafka_server, site, caplog):
+    settings = KafkaSettings(bootstrap_servers=kafka_server)
+    spec = TopicSpec(f"sightline.{site}.matches", 1, 600)
+    for group in (None, f"g-{site}"):
+        missing = (
+            rf"topic {spec.name} is not at {kafka_server} yet: start the site, or correct site= or \[kafka\] prefix"
+        )
+        with pytest.raises(TransportError, match=missing):
+            list(events(settings, site=site, group=group, follow=False))
+    assert last_number(settings, spec.name) is None
+    got = []
+
+    def follow():
+        got.extend(numbers(itertools.islice(events(settings, site=site), 10)))
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    wait_for(lambda: "waiting: topic" in caplog.text, "it says what it waits for")
+    time.sleep(3 * TOPIC_POLL_S)
+    with contextlib.closing(KafkaSink(settings, spec, lambda _: 0)) as sink:
+        sink.send(ten())
+    thread.join(30)
+    assert got == list(range(1, 11))
+    assert caplog.text.count("waiting: topic") == 1
+
+
+def test_who_waits_for_a_topic_can_be_stopped(kafka_server, site, caplog):
+    stop = threading.Event()
+    thread = threading.Thread(target=lambda: list(events(kafka_server, site=site, stop=stop)))
+    thread.start()
+    wait_for(lambda: "waiting: topic" in caplog.text, "it says what it waits for")
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_bytes_that_are_no_events_are_skipped_counted_and_said_but_nothing_is_written(kafka_server, site, caplog):
+    settings = KafkaSettings(bootstrap_servers=kafka_server)
+    spec = TopicSpec(f"sightline.{site}.matches", 1, 600)
+    ensure_topics(settings, [spec])
+    with contextlib.closing(KafkaProducer(bootstrap_servers=kafka_server, enable_idempotence=False)) as producer:
+        producer.send(spec.name, b"no event", partition=0).get(10)
+    with contextlib.closing(KafkaSink(settings, spec, lambda _: 0)) as sink:
+        sink.send(ten())
+    for _ in range(3):
+        assert numbers(events(settings, site=site, follow=False)) == list(range(1, 11))
+    assert last_number(settings, spec.name) == 10
+    assert f"skipped: topic {spec.name}, offset 0: no MatchEvent" in caplog.text
+    assert DEAD_LETTERS.labels(spec.name, "undecodable")._value.get() >= 3
+    dead = KafkaSource(settings, f"{spec.name}.dead", None, codec.DEAD_LETTERS, partitions=[0])
+    with contextlib.closing(dead):
+        assert dead.ends([0]) == {0: 0}
+
+
+def test_the_last_number_is_found_behind_bytes_that_are_no_events(kafka_server, site):
     settings = KafkaSettings(bootstrap_servers=kafka_server)
     spec = TopicSpec(f"sightline.{site}.matches", 1, 600)
     ensure_topics(settings, [spec])
@@ -221,11 +416,23 @@ def test_an_embedded_gallery_is_read_by_its_folder(tmp_path, site):
         pytest.param({"after": 3, "group": "g"}, "after=NUMBER says where to begin", id="after and group"),
         pytest.param({"start": datetime(2026, 1, 1)}, "has no time zone", id="naive time"),  # noqa: DTZ001
         pytest.param({"start": "latest", "group": "g"}, "no start=latest", id="latest in a group"),
+        pytest.param({"after": -1}, "after=-1 is no number of an event: expected 0 or more", id="negative number"),
     ],
 )
 def test_arguments_that_contradict_each_other_are_refused(wrong, says):
     with pytest.raises(UsageError, match=says):
         events("127.0.0.1:9092", site="s", **wrong)
+
+
+@pytest.mark.parametrize("where", ["/var/lib/sightline/depot", "broker", "kafka://viewer:secret@broker", ""])
+def test_a_string_that_is_no_address_is_refused_with_the_remedy(where):
+    said = (
+        r"is no address: expected host:port of Kafka, redis://host:port/db, or .* as a Path: events\(Path\(folder\), "
+    )
+    with pytest.raises(UsageError, match=said) as refused:
+        events(where, site="s")
+    assert "secret" not in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_group_without_kafka_is_refused():

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from stream import codec
 from stream.codec import DEAD_LETTERS, EMBEDDINGS, FRAMES, MATCHES, decode, encode, match_event_schema
 from stream.errors import MessageError
-from stream.messages import CameraState, DeadLetter, Embeddings, Evidence, Frame, MatchEvent, Person, RunnerUp
+from stream.messages import CameraState, DeadLetter, Embeddings, Evidence, Frame, MatchEvent, Person, Reason, RunnerUp
 
 KINDS = [FRAMES, EMBEDDINGS, MATCHES, DEAD_LETTERS]
 SCHEMA_FILE = Path(__file__).parents[2] / "docs" / "match-event.schema.json"
@@ -149,6 +150,23 @@ def test_the_published_schema_names_every_field_of_an_event():
     assert set(event) == set(schema["properties"])
     assert set(event["evidence"]) == set(schema["$defs"]["Evidence"]["properties"])
     assert set(schema["required"]) <= set(event)
+
+
+def test_the_published_schema_explains_every_field_and_every_reason():
+    schema = match_event_schema()
+    parts = {"MatchEvent": schema, **schema["$defs"]}
+    said = {
+        f"{part}.{name}": field.get("description", "")
+        for part in parts
+        for name, field in parts[part]["properties"].items()
+    }
+    assert [name for name, words in said.items() if not words] == []
+    assert not [name for name, words in said.items() if "\n" in words or "  " in words]
+    for reason in get_args(Reason):
+        assert f"`{reason}`" in said["Evidence.reason"]
+    for name in ("MatchEvent.captured_at", "MatchEvent.first_seen"):
+        assert "nanoseconds since 1970-01-01T00:00:00 UTC" in said[name]
+    assert "negative when two cameras overlap" in said["Evidence.gap_s"]
 
 
 def test_every_topic_bounds_its_messages():

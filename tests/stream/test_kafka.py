@@ -170,9 +170,13 @@ def test_a_topic_that_takes_less_than_we_send_is_said_with_the_remedy(settings, 
 def test_offsets_that_retention_took_are_gone_with_the_remedy(settings, spec, admin):
     send(settings, spec, *(frame(n) for n in range(10)))
     admin.delete_records({TopicPartition(spec.name, 0): 6})
+    own = KafkaSource(settings, spec.name, None, FRAMES, partitions=[0, 1], remedy="ask the archive")
+    with contextlib.closing(own), pytest.raises(OffsetGone, match=r"retention removed it; ask the archive$"):
+        own.seek({0: 2})
     with contextlib.closing(KafkaSource(settings, spec.name, None, FRAMES, partitions=[0, 1])) as source:
         with pytest.raises(
-            OffsetGone, match=r"holds offsets 6 to 10, 2 was to be read next: retention removed it; start"
+            OffsetGone,
+            match=r"holds offsets 6 to 10, 2 was to be read next: retention removed it; go on with the oldest",
         ):
             source.seek({0: 2})
         source.seek({0: 7})
@@ -221,6 +225,16 @@ def test_a_group_that_retention_overtook_counts_what_it_lost_and_goes_on(setting
 def test_a_missing_topic_is_one_line(settings):
     with pytest.raises(TransportError, match="topic nowhere does not exist at"):
         topic_id(settings, "nowhere")
+
+
+def test_a_missing_topic_is_said_to_who_reads_named_partitions(settings, spec):
+    with contextlib.closing(KafkaSource(settings, spec.name, None, FRAMES, partitions=[0, 1])) as source:
+        assert not source.exists()
+        with pytest.raises(TransportError, match=f"topic {spec.name} does not exist at .*: start the site first"):
+            source.ends([0])
+        send(settings, spec, frame(0))
+        assert source.exists()
+        assert read(source, 1) == [0]
 
 
 def test_a_reader_may_start_before_its_topic_exists(settings, spec):
