@@ -15,6 +15,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,9 +129,9 @@ def write_bundle(
     """Write a bundle, with `query` that of a person search; the card's digests are filled in here, whatever they are.
 
     The card goes first when an old bundle is replaced and is written last, so a write that was cut short is refused by
-    `load_bundle`. Raises `BundleError` where golden arrays or links do not fit the card.
+    `load_bundle`. Raises `BundleError` where golden arrays or links do not fit the card, and where the card could not be read
+    again; an old bundle is whole then, as it is where the disk has no room for the new one.
     """
-    check_defaults(card)
     _check_golden(golden, card, folder)
     _check_links(links, card, folder)
     if (query is None) == (card.kind == "person-search"):
@@ -148,15 +149,19 @@ def write_bundle(
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     card = msgspec.structs.replace(card, digest=digests.pop(MODEL), digests=digests)
     files[CARD] = msgspec.json.format(msgspec.json.encode(card)) + b"\n"
+    _card(folder, files[CARD])
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            (folder / f"{name}.part").write_bytes(data)
         for stale in (CARD, LINKS, QUERY):
             (folder / stale).unlink(missing_ok=True)
-        for name, data in files.items():
-            part = folder / f"{name}.part"
-            part.write_bytes(data)
-            part.replace(folder / name)
+        for name in files:
+            (folder / f"{name}.part").replace(folder / name)
     except OSError as error:
+        with suppress(OSError):  # half of them would keep a full disk full
+            for name in files:
+                (folder / f"{name}.part").unlink(missing_ok=True)
         raise BundleError(f"{folder}: the bundle cannot be written here ({error.strerror})") from error
     return Bundle(folder, card, links)
 
@@ -219,7 +224,11 @@ class _Version(msgspec.Struct):
 
 
 def _read_card(path: Path) -> ModelCard:
-    data = _read(path, CARD)
+    return _card(path, _read(path, CARD))
+
+
+def _card(path: Path, data: bytes) -> ModelCard:
+    """The card of the bundle in `path`. Raises `BundleError` where it is none, too new, or says what cannot be."""
     try:
         version = msgspec.json.decode(data, type=_Version).card_version  # first: a newer card may look quite different
         if version > CARD_VERSION:

@@ -14,12 +14,13 @@ from rich.console import Console
 
 from deploy import backends, gate, metadata, search_people
 from deploy.adopt_links import read_picture
+from deploy.adopting import NAME
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.backends.pixels import fit_of, scaled
 from deploy.bundle import Bundle, load_bundle, write_bundle
 from deploy.precision import LEAST_PICTURES, convert
 from deploy.searcher import Searcher
-from deploy.training import Bar
+from deploy.training import Bar, check_output
 from stream.errors import BundleError, DataError, UsageError
 from stream.model import Kind, ModelCard, Precision
 
@@ -63,6 +64,11 @@ def convert_bundle(
     """
     bundle = load_bundle(source)
     card = bundle.card
+    name = name or f"{card.name}-{precision}"
+    check_named(name, version or card.version)
+    check_output(output)
+    if output.exists() and output.samefile(bundle.path):
+        raise UsageError(f"--output {output} is {source} itself, which would be lost: name another folder")
     if card.precision != "fp32" or precision == "fp32":
         raise UsageError(
             f"{source} is {card.precision} and {precision} was asked for: name an fp32 bundle, and fp16 or int8"
@@ -70,6 +76,7 @@ def convert_bundle(
     if card.kind == "person-search" and precision == "int8":
         raise UsageError(f"{source} is a person search, whose regions int8 was never tried on: take fp16")
     inputs, expected = bundle.answers()
+    bytes_before = bundle.model.stat().st_size
     query = None
     with converting(card.kind, card.input_hw, precision, folder, console) as conversion:
         if card.kind == "person-search":
@@ -80,7 +87,7 @@ def convert_bundle(
             runtime.close()
     card = msgspec.structs.replace(
         card,
-        name=name or f"{card.name}-{precision}",
+        name=name,
         version=version or card.version,
         scores={},  # measured in another precision
         source=f"{card.name} {card.version} ({bundle.card.digest[:12]}), sightline export --precision {precision}",
@@ -95,10 +102,17 @@ def convert_bundle(
 
         written = write_bundle(output, model, card, bundle.golden(), bundle.links, sharing(model, query))
         Searcher(load_bundle(output)).close()
-    console.print(
-        f"{output}: {written.card.id}, {precision}, {len(model)} bytes ({bundle.model.stat().st_size} in fp32)"
-    )
+    console.print(f"{output}: {written.card.id}, {precision}, {len(model)} bytes ({bytes_before} in fp32)")
     return {"bundle": str(output), "id": written.card.id, "precision": precision, "bytes": len(model)}
+
+
+def check_named(name: str, version: str) -> None:
+    """Raises `UsageError` where a card could not carry them: its id, the label of every vector, begins with both."""
+    for option, said, like in (("--name", name, "my-osnet"), ("--version", version, "2.1")):
+        if not NAME.fullmatch(said):
+            raise UsageError(
+                f"{option} {said}: expected small letters, digits, '.', '_' and '-', at most 64, like {like}"
+            )
 
 
 def _search_graphs(bundle: Bundle, conversion: Conversion) -> tuple[bytes, bytes]:

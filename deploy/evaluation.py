@@ -68,11 +68,10 @@ def evaluate_models(
         except OSError as error:
             raise UsageError(f"--pictures {asked.pictures}: no folder can be made there ({error.strerror})") from error
     results = []
-    for model in models:
+    for model, prefix in zip(models, _prefixes(names), strict=True):
         console.print(
             f"[bold]{model.name}[/bold]: {model.kind} of {model.input_hw[0]}x{model.input_hw[1]}, trained on {model.trained_on}"
         )
-        prefix = f"{Path(model.name).name}-" if len(models) > 1 else ""
         results.append([one for each in sets for one in _score(model, each, asked, prefix, cores, console)])
     if len(models) > 1 or len(sets) > 1:
         print_cross(
@@ -126,6 +125,22 @@ def _sets(names: Sequence[str], roots: Sequence[Path]) -> list[DataSet]:
     if len(set(labels)) < len(labels):
         raise UsageError(f"--data: two sets are called {max(labels, key=labels.count)}; score them one after the other")
     return sets
+
+
+def _prefixes(names: Sequence[str]) -> list[str]:
+    """What begins the names of each model's pictures: nothing where it is alone, else a name that no other has."""
+    if len(names) == 1:
+        return [""]
+    found: list[str] = []
+    for name in names:
+        path = Path(name).resolve()
+        stem = path.parent.name if path.name in ("checkpoint.pt", "best.pt") else path.name
+        prefix, number = stem, 1
+        while prefix in found:
+            number += 1
+            prefix = f"{stem}-{number}"
+        found.append(prefix)
+    return [f"{prefix}-" for prefix in found]
 
 
 def _homes(models: Sequence[Model], roots: Sequence[Path]) -> list[DataSet]:

@@ -99,7 +99,7 @@ def _checkpoint(name: str, path: Path) -> Model:
     backend = TorchBackend(module)  # moves the network to the GPU, if there is one
     home = data_set(recipe.data, recipe.root, recipe.people)
     searches: Searches | None = network if kind == "person-search" else None  # type: ignore[assignment]
-    return Model(name, kind, recipe.input_hw, backend, searches, home, home.label)
+    return Model(name, kind, recipe.input_hw, backend, searches, home, ", ".join(saved.data_sets))
 
 
 def data_set(name: str, root: str = "", people: int = 0) -> DataSet:

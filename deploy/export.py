@@ -47,7 +47,7 @@ class Described:
     data_sets: tuple[str, ...]
     scores: Mapping[str, float]
     synthetic_only: bool
-    licence: str = "Apache-2.0"
+    licence: str
     defaults: Mapping[str, float] = field(default_factory=dict)
     """Thresholds of its own, see `deploy.thresholds`."""
 

@@ -11,11 +11,11 @@ from rich.console import Console
 from deploy.adopt_links import fitter
 from deploy.backends.pixels import fit_of, scaled
 from deploy.bundle import Bundle
-from deploy.converting import Conversion, converting
+from deploy.converting import Conversion, check_named, converting
 from deploy.export import Described, export
 from deploy.export_search import export_person_search, served_hw
 from deploy.thresholds import card_defaults
-from deploy.training import Bar
+from deploy.training import Bar, check_output
 from detector.letterbox import letterbox
 from stream.errors import DataError, UsageError
 from stream.model import Backend, Kind, Links, Precision
@@ -26,6 +26,8 @@ from trainer.methods.person_search import PersonSearchRecipe
 from trainer.serving import ServedDetector, served
 
 GOLDEN = 4
+DRAWN = "synthetic: drawn people of ingest.synthetic"
+"""What a card says in place of the names of drawn data sets."""
 
 Size = tuple[int | None, int | None]
 """Height and width that were asked for."""
@@ -37,6 +39,7 @@ def export_checkpoint(
     name: str,
     version: str,
     source: str,
+    licence: str,
     score_files: list[Path],
     thresholds: list[str],
     size: Size,
@@ -44,18 +47,28 @@ def export_checkpoint(
     calibration: Path | None,
     console: Console,
 ) -> dict[str, Any]:
-    """Write the bundle and say what it is; fp16 and int8 take ranges from the pictures in folder `calibration`, else drawn ones."""
+    """Write the bundle and say what it is; fp16 and int8 take ranges from the pictures in folder `calibration`, else drawn ones.
+
+    `licence` is the card's; where it is empty, only a network that has seen nothing but drawn people is Apache-2.0.
+    """
     if not name:
         raise UsageError("--name is missing: a checkpoint brings none")
+    check_named(name, version)
     saved = checkpoint.load(path)
-    synthetic = saved.recipe.get("data") in (SYNTHETIC, MIX)
+    check_output(output)
+    real = [each for each in saved.data_sets if each not in (SYNTHETIC, MIX)]
+    drawn_too = [DRAWN] if len(real) < len(saved.data_sets) else []
+    if real and not licence:
+        licence = f"unknown: see the terms of {', '.join(real)}"
+        console.print(f"licence: {licence}; once you know it, say it with --licence")
     described = Described(
         name=name,
         version=version,
         source=source,
-        data_sets=("synthetic: drawn people of ingest.synthetic",) if synthetic else (Path(saved.recipe["data"]).name,),
+        data_sets=(*drawn_too, *real),
         scores=card_scores(score_files),
-        synthetic_only=synthetic,
+        synthetic_only=not real,
+        licence=licence or "Apache-2.0",
         defaults=card_defaults(thresholds),
     )
     if saved.recipe.get("method") == "person-search":

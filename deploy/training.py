@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,22 @@ def require_torch(verb: str) -> None:
     """Raise `UsageError` where the training extra is not installed."""
     if importlib.util.find_spec("torch") is None:
         raise UsageError(f'sightline {verb} needs torch, which is not installed: pip install "sightline[train]"')
+
+
+def check_output(folder: Path) -> None:
+    """Raises `UsageError` where files cannot be written into `folder`, there or not yet; leaves nothing behind."""
+    near = folder.absolute()
+    try:
+        while not near.exists():
+            near = near.parent
+        if not near.is_dir():
+            raise UsageError(f"--output {folder}: {near} is a file; name a folder")
+        with tempfile.TemporaryFile(dir=near):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"--output {folder}: nothing can be written there ({error.strerror}); name another folder"
+        ) from error
 
 
 class Bar:
@@ -75,9 +92,10 @@ def overrides_of(named: Mapping[str, Any], settings: Sequence[str], *, from_scra
             overrides[key.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             overrides[key.strip()] = text.strip()
-    if from_scratch and overrides.get("weights"):
-        raise UsageError(f"--from-scratch and weights = {overrides['weights']!r}: take one of them")
-    return overrides | ({"weights": ""} if from_scratch else {})
+    for key in ("weights", "start"):
+        if from_scratch and overrides.get(key):
+            raise UsageError(f"--from-scratch and {key} = {overrides[key]!r}: take one of them")
+    return overrides | ({"weights": "", "start": ""} if from_scratch else {})
 
 
 def make_recipe(method: str, path: Path | None, overrides: Mapping[str, Any]) -> Recipe:
@@ -89,6 +107,11 @@ def make_recipe(method: str, path: Path | None, overrides: Mapping[str, Any]) ->
     from trainer.methods import method_module
     from trainer.settings import make_recipe, read_recipe
 
+    if "method" in overrides:
+        raise UsageError(
+            f"--set method={overrides['method']}: the method is the command's first word, which is {method}; "
+            "leave it out here"
+        )
     if path is not None:
         recipe = read_recipe(path, overrides)
         if recipe.method != method:
@@ -132,14 +155,19 @@ def _train(recipe: Recipe, output: Path, max_minutes: float | None, cores: int, 
     from trainer import checkpoint, distributed
     from trainer.loop import Progress as Now
     from trainer.loop import train
+    from trainer.run import check_same
     from trainer.tasks import prepare
 
     called = time.monotonic()
     path = output / "checkpoint.pt"
+    check_output(output)
     resumed = path.exists()
     if resumed:  # what it began with is behind it, and decided what it froze
-        have = checkpoint.load(path).recipe
+        saved = checkpoint.load(path)
+        have = saved.recipe
         recipe = recipe.model_copy(update={key: have[key] for key in ("start", "weights") if key in have})
+        check_same(path, saved, recipe)
+        del saved  # before the data are read: its tensors are as large as the run's
     height, width = recipe.input_hw
     begins = "goes on" if resumed else f"from {recipe.start or recipe.weights or 'scratch'}"
     console.print(

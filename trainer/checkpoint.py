@@ -3,9 +3,12 @@
 import json
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ from torch import Tensor, nn
 
 from stream.errors import DataError, TrainingError
 
-VERSION = 2
+VERSION = 3
+UNTOLD = 2
+"""Checkpoints of version 2 did not say what their weights had seen before: their recipe's data set stands for it."""
 FIRST = 1
 """Checkpoints of version 1 counted steps, not epochs: their networks are read, their runs cannot go on."""
 
@@ -45,6 +50,8 @@ class Checkpoint:
     """Sums of the losses of the epoch that has begun, and "count"."""
     best: dict[str, float] = field(default_factory=dict)
     """What stands in best.pt: "epoch" and "mAP" or the losses."""
+    data_sets: list[str] = field(default_factory=list)
+    """What the network has seen, oldest first, in the runs before this one too, as `seen` and `origin` name it."""
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -52,11 +59,14 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     new = path.with_suffix(".new")
     content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
     content["recipe"] = json.dumps(checkpoint.recipe)
-    with writing(path), new.open("wb") as file:
-        torch.save({"version": VERSION, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    if path.is_dir():
+        raise TrainingError(f"{path} is a folder, and a checkpoint is a file: name one, such as {path / 'mean.pt'}")
+    with writing(path):
+        with new.open("wb") as file:
+            torch.save({"version": VERSION, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
 
 
 @contextmanager
@@ -69,7 +79,8 @@ def writing(path: Path) -> Iterator[None]:
         why = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
         path.with_suffix(".new").unlink(missing_ok=True)
         raise TrainingError(
-            f"{path} cannot be written ({why}): make room, then the same command goes on; a checkpoint that was there is whole"
+            f"{path} cannot be written ({why}): make room or name another place, then the same command goes on; "
+            "a checkpoint that was there is whole"
         ) from error
 
 
@@ -78,14 +89,18 @@ def load(path: Path) -> Checkpoint:
     if not path.is_file():
         raise DataError(f"no checkpoint at {path}: `sightline train` writes checkpoint.pt into its --output folder")
     try:
+        with zipfile.ZipFile(path) as archive:
+            altered = archive.testzip()  # torch itself compares no checksum
+        if altered is not None:
+            raise _damaged(path, f"its part {altered} is not what was written")
         content = torch.load(path, map_location="cpu", weights_only=True)
         version = content.pop("version")
         content["recipe"] = json.loads(content["recipe"])
         if version == FIRST:
             content = _from_first(content)
-        elif version != VERSION:
+        elif version not in (UNTOLD, VERSION):
             raise DataError(f"{path} is a checkpoint of version {version}, this program reads up to version {VERSION}")
-        return Checkpoint(**content)
+        saved = Checkpoint(**content)
     except (
         OSError,
         RuntimeError,
@@ -93,12 +108,67 @@ def load(path: Path) -> Checkpoint:
         KeyError,
         TypeError,
         ValueError,
+        OverflowError,
         AttributeError,
+        struct.error,
+        zlib.error,
+        zipfile.BadZipFile,
         pickle.UnpicklingError,
     ) as error:
-        raise DataError(
-            f"{path} is not a checkpoint of this program or is damaged ({type(error).__name__}): train again"
-        ) from error
+        raise _damaged(path, type(error).__name__) from error
+    wrong = _wrong_field(saved)
+    if wrong:
+        raise _damaged(path, wrong)
+    if saved.data_sets:
+        return saved
+    weights = str(saved.recipe.get("weights") or "")
+    return replace(saved, data_sets=seen(saved.recipe, origin(weights) if weights else []))
+
+
+def _damaged(path: Path, why: str) -> DataError:
+    return DataError(f"{path} is not a checkpoint of this program or is damaged ({why}): train again")
+
+
+def _wrong_field(saved: Checkpoint) -> str:
+    """The first field that does not hold what `Checkpoint` says, in words; "" where all do."""
+    going_on = bool(saved.optimiser)
+    sound = {
+        "recipe": isinstance(saved.recipe, dict) and isinstance(saved.recipe.get("method"), str),
+        "progress": isinstance(saved.progress, int | float),
+        "step": isinstance(saved.step, int),
+        "network": _maps_to(saved.network, Tensor),
+        "head": _maps_to(saved.head, Tensor),
+        "optimiser": isinstance(saved.optimiser, dict),
+        "scaler": isinstance(saved.scaler, dict),
+        "sampler": _maps_to(saved.sampler, int) and (not going_on or saved.sampler.keys() == {"epoch", "place"}),
+        "history": isinstance(saved.history, list) and all(_maps_to(row, int | float) for row in saved.history),
+        "epoch": _maps_to(saved.epoch, int | float),
+        "best": _maps_to(saved.best, int | float),
+        "data_sets": isinstance(saved.data_sets, list) and all(isinstance(name, str) for name in saved.data_sets),
+    }
+    return next((f"its {name} is not one" for name, good in sound.items() if not good), "")
+
+
+def _maps_to(found: object, kind: Any) -> bool:
+    return isinstance(found, dict) and all(isinstance(value, kind) for value in found.values())
+
+
+def seen(recipe: Mapping[str, Any], before: Iterable[str]) -> list[str]:
+    """What a network has seen that had seen `before` and is trained by a recipe: names of data sets, each once."""
+    name = str(recipe.get("data", "unknown"))
+    if name == "folder":  # its own name alone could be that of another set
+        name = f"folder {Path(str(recipe.get('root', ''))).name}"
+    return list(dict.fromkeys([*before, name]))
+
+
+def origin(weights: str) -> list[str]:
+    """What `weights`, as a recipe names them, have seen. Our checkpoints say it; of other files nobody knows."""
+    if weights == "imagenet":
+        return ["imagenet (weights of torchvision)"]
+    try:
+        return load(Path(weights)).data_sets
+    except DataError:
+        return [f"unknown (weights {Path(weights).name})"]
 
 
 def average(paths: Sequence[Path]) -> Checkpoint:
@@ -122,7 +192,8 @@ def average(paths: Sequence[Path]) -> Checkpoint:
         name: torch.stack([one.network[name] for one in each]).mean(0) if value.is_floating_point() else value
         for name, value in each[-1].network.items()
     }
-    return Checkpoint(recipe=each[-1].recipe, progress=1.0, step=each[-1].step, network=network)
+    names = dict.fromkeys(name for one in each for name in one.data_sets)
+    return Checkpoint(each[-1].recipe, progress=1.0, step=each[-1].step, network=network, data_sets=list(names))
 
 
 def _shapes(saved: Checkpoint) -> dict[str, tuple[int, ...]]:

@@ -138,6 +138,7 @@ def score_embedder(
     def ranked(a: F32, b: F32) -> Ranking:
         return rank(a, *labels[0], b, *labels[1])
 
+    ranking = ranked(q, g)  # first, for it refuses vectors that the others could not reckon with
     centred_q, centred_g = q.copy(), g.copy()
     for camera in np.unique(gallery.cameras):
         mean = g[gallery.cameras == camera].mean(0)
@@ -146,7 +147,7 @@ def score_embedder(
     plain = euclidean_rows(of_query[PLAIN], of_gallery[PLAIN]) if PLAIN in of_query else None
     again = rank_rows((-rows for rows in rerank_rows(q, g)), *labels[0], *labels[1]) if rerank else None
     return EmbedderScore(
-        ranking=ranked(q, g),
+        ranking=ranking,
         centred=ranked(_unit(centred_q), _unit(centred_g)),
         euclidean=None if plain is None else rank_rows(plain, *labels[0], *labels[1]),
         reranked=again,

@@ -66,13 +66,29 @@ def similarity_rows(query: F32, gallery: F32) -> Iterator[F32]:
                 "the model cannot be scored; was its training cut off by an overflow?"
             )
     for start in range(0, len(query), QUERY_CHUNK):
-        yield query[start : start + QUERY_CHUNK] @ gallery.T
+        with np.errstate(over="ignore", invalid="ignore"):
+            rows = query[start : start + QUERY_CHUNK] @ gallery.T
+        check_finite(rows)
+        yield rows
+
+
+def check_finite(similarities: F32) -> None:
+    """Raises `DataError` where a similarity is not finite: whatever it is compared with, a ranking by it means nothing."""
+    if not np.isfinite(similarities).all():
+        raise DataError(
+            "similarities of vectors are not finite, though the vectors are: these are too long, so the model cannot be scored; "
+            "was its training cut off by an overflow?"
+        )
 
 
 def euclidean_rows(query: F32, gallery: F32) -> Iterator[F32]:
     """As `similarity_rows`, of vectors of any length: per query, minus half their squared distances and a constant."""
-    halves = (gallery * gallery).sum(1) / 2
-    return (rows - halves for rows in similarity_rows(query, gallery))
+    with np.errstate(over="ignore"):  # `rank_rows` looks at what comes of it
+        halves = (gallery * gallery).sum(1) / 2
+    for rows in similarity_rows(query, gallery):
+        with np.errstate(over="ignore"):
+            away = rows - halves
+        yield away
 
 
 def rank_rows(
@@ -90,6 +106,7 @@ def rank_rows(
     first, last = (np.searchsorted(gallery_people[by_person], query_people, side) for side in ("left", "right"))
     firsts, precisions, penalties = [], [], []
     for place, row in enumerate(row for chunk in rows for row in chunk):
+        check_finite(row)
         own = by_person[first[place] : last[place]]
         junk = gallery_cameras[own] == query_cameras[place]
         if junk.all():  # also where there is none

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from stream.errors import UsageError
+from trainer.metrics import check_finite
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -25,6 +26,8 @@ BLOCK = 64
 
 def rerank_rows(query: F32, gallery: F32, *, k1: int = K1, k2: int = K2, weight: float = WEIGHT) -> Iterator[F32]:
     """Unit vectors (Q, D) and (G, D) -> new distances in [0, 1], (at most `CHUNK`, G) at a time, in the order of the queries.
+
+    Vectors whose products are not finite are a DataError.
 
     `k1`: neighbours that must be mutual; `k2`: neighbours whose encodings are averaged; `weight`: share of the old distance,
     lambda in equation 12. Both counts are taken among all Q + G pictures; each picture is its own first neighbour.
@@ -52,8 +55,10 @@ def _chunks(count: int) -> Iterator[I64]:
 
 def _distances(a: F32, b: F32) -> F32:
     """Squared Euclidean distances of unit vectors (n, D) and (m, D)."""
-    products: F32 = a @ b.T
-    return np.maximum(2 - 2 * products, 0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        distances: F32 = 2 - 2 * (a @ b.T)
+    check_finite(distances)
+    return np.maximum(distances, 0)
 
 
 def nearest(vectors: F32, rows: I64, k: int) -> tuple[I64, F32]:

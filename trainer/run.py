@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import nn
 
-from stream.errors import TrainingError, UsageError
+from stream.errors import DataError, TrainingError, UsageError
 from trainer import checkpoint, distributed
 from trainer.checkpoint import Checkpoint
 from trainer.sampler import Sampler
+from trainer.settings import Recipe
 from trainer.task import Task
 
 MAY_DIFFER = ("epochs", "root", "start", "weights")
@@ -23,6 +24,21 @@ MAY_DIFFER = ("epochs", "root", "start", "weights")
 
 Judge = Callable[[nn.Module, torch.device], float]
 """(network in eval mode, device) -> mAP on people held out. Called by all processes together."""
+
+
+def check_same(path: Path, saved: Checkpoint, recipe: Recipe) -> None:
+    """Raises `UsageError` where `saved`, read from `path`, is no run that goes on by `recipe`."""
+    have, wanted = saved.recipe, recipe.model_dump(mode="json")
+    with suppress(ValidationError):  # keys that are newer than the checkpoint have their defaults
+        have = type(recipe).model_validate(have).model_dump(mode="json")
+    for key in ("method", *sorted(wanted)):
+        if key not in MAY_DIFFER and wanted[key] != have.get(key):
+            raise UsageError(
+                f"{path} was trained with {key} = {have.get(key)!r}, asked is {wanted[key]!r}: "
+                "continue it with its own recipe or name another --output"
+            )
+    if not saved.optimiser:
+        raise UsageError(f"{path} holds weights, but no run to go on with: begin with it (--start) in another --output")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +108,7 @@ class Run:
         self.history: list[dict[str, float]] = []
         self.epoch = Means()
         self.best: dict[str, float] = {}
+        self.data_sets = checkpoint.seen(self.recipe.model_dump(), task.seen)
         if self.path.exists():
             self._restore(checkpoint.load(self.path))
 
@@ -178,6 +195,7 @@ class Run:
             network=self.task.network.state_dict(),
             head=self.task.head.state_dict(),
             best=self.best,
+            data_sets=self.data_sets,
         )
         if everything:
             saved.optimiser.update(self.optimiser.state_dict())
@@ -188,19 +206,7 @@ class Run:
         checkpoint.save(path, saved)
 
     def _restore(self, saved: Checkpoint) -> None:
-        have, wanted = saved.recipe, self.recipe.model_dump(mode="json")
-        with suppress(ValidationError):  # keys that are newer than the checkpoint have their defaults
-            have = type(self.recipe).model_validate(have).model_dump(mode="json")
-        for key in ("method", *sorted(wanted)):
-            if key not in MAY_DIFFER and wanted[key] != have.get(key):
-                raise UsageError(
-                    f"{self.path} was trained with {key} = {have.get(key)!r}, asked is {wanted[key]!r}: "
-                    "continue it with its own recipe or name another --output"
-                )
-        if not saved.optimiser:
-            raise UsageError(
-                f"{self.path} holds weights, but no run to go on with: begin with it (--start) in another --output"
-            )
+        check_same(self.path, saved, self.recipe)
         checkpoint.load_weights(self.task.network, saved.network)
         checkpoint.load_weights(self.task.head, saved.head)
         self.task.sampler.restore(saved.sampler)
@@ -208,8 +214,15 @@ class Run:
             raise UsageError(
                 f"{self.path} was trained on more pictures than {self.recipe.data} holds now: name another --output"
             )
-        self.optimiser.load_state_dict(saved.optimiser)
-        self.scaler.load_state_dict(saved.scaler)
+        try:
+            self.optimiser.load_state_dict(saved.optimiser)
+            self.scaler.load_state_dict(saved.scaler)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{self.path} holds another optimiser's state ({type(error).__name__}): name another --output and begin with "
+                "its weights (--start)"
+            ) from error
+        self.data_sets = checkpoint.seen(self.recipe.model_dump(), saved.data_sets)
         self.step, self.sampled, self.history, self.best = saved.step, saved.sampler, saved.history, saved.best
         sums = dict(saved.epoch)
         self.epoch = Means(steps=int(sums.pop("count", 0)), sums=sums)

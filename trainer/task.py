@@ -29,6 +29,8 @@ class Task(ABC):
     sampler: Sampler
     pictures: Sequence[Ahead] = ()
     """What `losses` reads its rows from, if it can be read ahead."""
+    seen: Sequence[str] = ()
+    """Data sets behind the weights that it begins with (`Checkpoint.data_sets`)."""
     notes: Sequence[str] = ()
     """What is worth saying before training, one line each: annotation that a loss misses."""
 

@@ -9,7 +9,7 @@ from stream.errors import UsageError
 from trainer import drawn
 from trainer.ahead import Ahead
 from trainer.cache import ShardReport
-from trainer.checkpoint import load, load_weights
+from trainer.checkpoint import load, load_weights, origin
 from trainer.data import Crops, Scenes
 from trainer.datasets import load_reid, load_search
 from trainer.datasets.table import REID
@@ -52,6 +52,7 @@ def prepare(recipe: Recipe, *, workers: int, report: ShardReport, resumed: bool 
     notes = [*notes, *task.notes]
     if recipe.weights and not resumed:
         notes = [*notes, f"weights = {recipe.weights}: {task.fill(recipe.weights)}"]
+        task.seen = origin(recipe.weights)
     if recipe.start and not resumed:
         notes = [*notes, _begin(task, Path(recipe.start))]
     return Prepared(task, None if held_out is None else crops_judge(held_out, recipe.input_hw), notes)
@@ -85,6 +86,7 @@ def _begin(task: Task, path: Path) -> str:
     """Give a task the weights of another run; its head too, where it tells the same number of people apart."""
     begun = load(path)
     load_weights(task.network, begun.network)
+    task.seen = [*task.seen, *begun.data_sets]
     have = {name: value.shape for name, value in task.head.state_dict().items()}
     fits = have == {name: value.shape for name, value in begun.head.items()}
     if fits:

@@ -26,6 +26,14 @@ def average(
 
     if len(checkpoints) < 2:
         raise UsageError(f"one checkpoint has no mean: name two or more, got {len(checkpoints)}")
+    if output.is_dir():
+        raise UsageError(f"--output {output} is a folder: name a file, such as {output / 'mean.pt'}")
+    if output.exists():
+        old = checkpoint.load(output)
+        if old.optimiser or old.best or any(each.exists() and each.samefile(output) for each in checkpoints):
+            raise UsageError(
+                f"--output {output} holds what a training wrote, or is read here itself: name another file"
+            )
     mean = checkpoint.average(checkpoints)
     with checkpoint.writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,13 @@ def export(
         ),
     ] = None,
     source: Annotated[str, typer.Option(help="What the card says about where it comes from.")] = "",
+    licence: Annotated[
+        str,
+        typer.Option(
+            help="The model's licence on its card, where more than drawn people was seen.",
+            show_default="Apache-2.0 of drawn people, else unknown",
+        ),
+    ] = "",
     scores: Annotated[
         list[Path] | None, typer.Option(metavar="JSON", help="What `sightline evaluate --json` wrote; may be repeated.")
     ] = None,
@@ -59,9 +66,10 @@ def export(
     if calibration is not None and precision == "fp32":
         raise UsageError("--calibration is for --precision fp16 and int8")
     if precision != "fp32" and not model.endswith(".pt"):
-        if source or scores or default or height or width:
+        if source or licence or scores or default or height or width:
             raise UsageError(
-                "--source, --scores, --default, --height and --width are for a checkpoint: a bundle has its own"
+                "--source, --licence, --scores, --default, --height and --width are for a checkpoint: "
+                "a bundle has its own"
             )
         if calibration is None:
             require_torch("export with drawn calibration pictures")
@@ -80,6 +88,7 @@ def export(
             name,
             version or "1",
             source,
+            licence,
             scores or [],
             default or [],
             size,

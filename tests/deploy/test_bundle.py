@@ -104,6 +104,32 @@ def test_a_write_that_was_cut_short_is_refused(written: Bundle, monkeypatch: pyt
         load_bundle(written.path)
 
 
+def test_a_full_disk_leaves_the_bundle_that_was_there(written: Bundle) -> None:
+    (written.path / "card.json.part").symlink_to("/dev/full")
+    with pytest.raises(BundleError, match="No space left on device"):
+        write(written.path)
+    assert load_bundle(written.path) == written
+    assert not list(written.path.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"name": "Market OSNet"}, id="a name that no card may have"),
+        pytest.param({"max_batch": 0}, id="no batch"),
+        pytest.param({"opset": 8}, id="old graph"),
+    ],
+)
+def test_a_card_that_could_not_be_read_again_replaces_no_bundle(written: Bundle, changes: dict[str, object]) -> None:
+    before = {path.name: path.read_bytes() for path in written.path.iterdir()}
+    card = msgspec.structs.replace(tiny_models.embedder_card(), **changes)
+    golden = written.golden()
+    with pytest.raises(BundleError, match=r"card\.json"):
+        write_bundle(written.path, tiny_models.embedder(), card, golden, tiny_models.links())
+    assert {path.name: path.read_bytes() for path in written.path.iterdir()} == before
+    assert load_bundle(written.path) == written
+
+
 def test_a_card_of_a_newer_sightline_is_refused_with_the_remedy(written: Bundle) -> None:
     edit_card(written.path, card_version=2, kind="something new")
     with pytest.raises(BundleError, match="card version 2, this Sightline reads up to 1; upgrade"):

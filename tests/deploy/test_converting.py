@@ -86,6 +86,38 @@ def test_what_was_converted_is_not_converted_again(
     assert "is fp16 and int8 was asked for: name an fp32 bundle" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize(
+    ("output", "words", "said"),
+    [
+        pytest.param("tiny", [], "is tiny itself, which would be lost: name another folder", id="the source"),
+        pytest.param("link", [], "is tiny itself, which would be lost", id="the source by another name"),
+        pytest.param("file", [], "file is a file; name a folder", id="a file"),
+        pytest.param("/proc/x", [], "nothing can be written there", id="no place to write"),
+        pytest.param("out", ["--name", "Tiny Half"], "--name Tiny Half: expected small letters", id="name"),
+        pytest.param("out", ["--version", "1 b"], "--version 1 b: expected small letters", id="version"),
+        pytest.param("out", ["--licence", "MIT"], "a bundle has its own", id="licence"),
+    ],
+)
+def test_what_would_spoil_a_bundle_is_refused_before_the_work(
+    output: str,
+    words: list[str],
+    said: str,
+    crops: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = _written(Path("tiny"), "fp32", 0)
+    Path("link").symlink_to("tiny")
+    Path("file").write_text("")
+    command = ["export", "tiny", "--precision", "fp16", "--calibration", str(crops / "nowhere"), "--output", output]
+    assert status_of([*command, *words]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert load_bundle("tiny").card == before.card
+    assert not Path("out").exists()
+
+
 def test_a_file_that_is_no_picture_is_named(crops: Path, tmp_path: Path) -> None:
     for place in range(64):
         (tmp_path / f"{place}.jpg").write_bytes(b"no picture")

@@ -1,4 +1,6 @@
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -130,6 +132,28 @@ def test_models_trained_on_one_set_are_tabled_on_others(osnet, market, tmp_path,
     table = capsys.readouterr().out
     assert "trained on" in table
     assert "withdrawn by its owners" in table
+
+
+def test_every_model_has_pictures_of_its_own(osnet, market, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b", "more/a"):
+        shutil.copytree(osnet, folder)
+    shutil.copy(osnet / "checkpoint.pt", "a/best.pt")
+    pictures = tmp_path / "pictures"
+    models = ("a/checkpoint.pt", "b/checkpoint.pt", "a/best.pt", "more/a", "b/../b")
+    _scores(tmp_path, *models, "--pictures", pictures)
+    begin = ("a", "b", "a-2", "a-3", "b-2")
+    assert {path.name for path in pictures.iterdir()} == {
+        f"{kind}-{name}-market1501.png" for kind in ("ranked", "cmc") for name in begin
+    }
+
+
+def test_what_a_model_began_with_is_named_with_what_it_was_trained_on(market, tmp_path, capsys):
+    run = _run(tmp_path / "run", "osnet", width=0.25, input_hw=[64, 32], data="market1501", root=str(market))
+    saved = checkpoint.load(run / "checkpoint.pt")
+    checkpoint.save(run / "checkpoint.pt", replace(saved, data_sets=["msmt17", "market1501"]))
+    _scores(tmp_path, run)
+    assert "trained on msmt17, market1501" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", ["eprinet", "magnifiernet", "mgre"])

@@ -26,7 +26,9 @@ from trainer.tracklets import LabelledTracklet
 
 SIZE_HW = (64, 32)
 OSNET = OSNetRecipe(width=0.25, input_hw=SIZE_HW)
-DESCRIBED = Described("tiny", "1", "made by a test", ("noise",), {"noise/rank1": 0.5}, synthetic_only=True)
+DESCRIBED = Described(
+    "tiny", "1", "made by a test", ("noise",), {"noise/rank1": 0.5}, synthetic_only=True, licence="Apache-2.0"
+)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

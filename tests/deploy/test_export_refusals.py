@@ -69,7 +69,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(
     ],
 )
 def test_golden_pictures_that_are_none_are_refused(tmp_path: Path, shape: tuple[int, ...], dtype: type) -> None:
-    described = Described("x", "1", "", (), {}, synthetic_only=True)
+    described = Described("x", "1", "", (), {}, synthetic_only=True, licence="MIT")
     with pytest.raises(
         UsageError, match=rf"golden pictures are .*64, 32, 3\) uint8, got \({shape[0]}, .* {dtype.__name__}"
     ):

@@ -75,7 +75,7 @@ def bundle(tmp_path_factory):
     folder, network = tmp_path_factory.mktemp("search"), _network()
     saved = Checkpoint(network.recipe.model_dump(mode="json"), 1.0, 1, network.state_dict())
     checkpoint.save(folder / "checkpoint.pt", saved)
-    described = Described("tiny", "1", "made by a test", ("noise",), {}, synthetic_only=True)
+    described = Described("tiny", "1", "made by a test", ("noise",), {}, synthetic_only=True, licence="MIT")
     shares = []
     made = export_search.export_person_search(
         folder / "checkpoint.pt", folder / "bundle", described, _scenes(), scenes=labelled_scenes(SIZE_HW),
@@ -89,6 +89,7 @@ def test_a_person_search_is_a_bundle_of_two_graphs_that_share_their_weights(bund
     read = load_bundle(bundle.path, "person-search")
     card = read.card
     assert (card.input_hw, card.max_batch, card.embedding_size) == (SIZE_HW, 1, 256)
+    assert (card.licence, card.data_sets) == ("MIT", ("noise",))
     assert card.outputs == {"boxes": (MOST, 4), "scores": (MOST,), "embedding": (MOST, 256)}
     assert read.links is not None
     assert (len(read.links.mean), read.links.fitted_on) == (256, "noise")

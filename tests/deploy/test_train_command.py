@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import scipy.io
+import torch
 
 from deploy.cli import status_of
 from deploy.methods import command, describe
@@ -109,6 +110,56 @@ def test_a_checkpoint_begins_another_run(market, tmp_path, capsys):
     assert checkpoint.load(tmp_path / "third" / "run" / "checkpoint.pt").recipe["start"] == start
 
 
+def test_what_the_weights_have_seen_goes_with_them_from_run_to_run(market, tmp_path):
+    def seen(name):
+        return checkpoint.load(tmp_path / name / "run" / "checkpoint.pt").data_sets
+
+    short = (*OSNET, "--epochs", "1", "--max-minutes", "0")
+    assert _train(market, tmp_path / "first", *short) == 0
+    assert seen("first") == ["market1501"]
+    first = tmp_path / "first" / "run" / "checkpoint.pt"
+    assert _train(market, tmp_path / "second", *short, "--data", "duke", "--start", str(first)) == 0
+    assert seen("second") == ["market1501", "duke"]
+    assert _train(market, tmp_path / "third", *short, "--data", "duke", "--weights", str(first)) == 0
+    assert seen("third") == ["market1501", "duke"]
+    theirs = tmp_path / "osnet_x0_25.pth"
+    torch.save(checkpoint.load(first).network, theirs)
+    assert _train(market, tmp_path / "fourth", *short, "--data", "duke", "--weights", str(theirs)) == 0
+    assert seen("fourth") == ["unknown (weights osnet_x0_25.pth)", "duke"]
+    first.unlink()  # going on needs no second look at it
+    assert _train(market, tmp_path / "second", *OSNET, "--epochs", "1", "--data", "duke", "--start", str(first)) == 0
+    assert seen("second") == ["market1501", "duke"]
+    best = checkpoint.load(tmp_path / "second" / "run" / "best.pt")
+    assert best.data_sets == ["market1501", "duke"]
+
+
+def test_where_nothing_can_be_written_is_said_before_the_data_are_read(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    data = ["--data", "market1501", "--root", "nowhere"]
+    for output, said in (
+        (tmp_path / "file", "file is a file; name a folder"),
+        (tmp_path / "file" / "run", "file is a file; name a folder"),
+        ("/proc/x", "nothing can be written there"),
+        (tmp_path / ("x" * 300), "nothing can be written there (File name too long)"),
+    ):
+        assert status_of(["train", "osnet", *data, "--output", str(output)]) == 2
+        line = capsys.readouterr().err
+        assert said in line
+        assert line.count("\n") == 1
+
+
+def test_a_run_of_another_recipe_is_refused_before_the_data_are_read(market, tmp_path, capsys):
+    assert _train(market, tmp_path, *OSNET, "--epochs", "1", "--max-minutes", "0") == 0
+    capsys.readouterr()
+    for changes, said in (
+        (["--seed", "9"], "was trained with seed = 1, asked is 9"),
+        (["--root", "nowhere"], "nowhere: no such folder"),  # which may differ, so now the data are looked for
+    ):
+        status = _train(market, tmp_path, *OSNET, "--epochs", "1", "--root", "nowhere", *changes)
+        assert status in (1, 2)
+        assert said in capsys.readouterr().err
+
+
 def test_people_held_out_choose_the_best_checkpoint(market, tmp_path):
     assert _train(market, tmp_path, *OSNET, "--epochs", "2", "--set", "val_ids=3", "--set", "val_every=1") == 0
     best = checkpoint.load(tmp_path / "run" / "best.pt")
@@ -205,6 +256,18 @@ def test_ctrl_c_saves_and_leaves_with_status_130(market, tmp_path):
         pytest.param(
             ["osnet", "--from-scratch", "--weights", "imagenet"], 2, "take one of them", id="weights and from scratch"
         ),
+        pytest.param(
+            ["osnet", "--from-scratch", "--start", "a.pt"], 2, "--from-scratch and start = 'a.pt': take one of them",
+            id="start and from scratch",
+        ),
+        pytest.param(
+            ["osnet", "--set", "method=mgre"], 2, "the method is the command's first word, which is osnet",
+            id="another method among the keys",
+        ),
+        pytest.param(
+            ["mgre", "--recipe", "osnet.toml", "--set", "method=mgre"], 2, "the method is the command's first word",
+            id="another method's recipe under this one's name",
+        ),
         pytest.param(["osnet", "--data", "market1502"], 2, "did you mean market1501", id="unknown data set"),
         pytest.param(["osnet", "--data", "market1501"], 2, "--root", id="no root"),
         pytest.param(["osnet", "--data", "market1501", "--root", "nowhere"], 1, "nowhere", id="missing data"),
@@ -240,7 +303,7 @@ def test_drawn_scenes_are_searched_at_their_own_size_with_anchors_as_large_as_th
 def test_settings_are_read_as_toml_and_else_as_text():
     settings = ["input_hw=[64, 32]", "width=0.5", "sfb = ab", 'data="prw"', "mask=false"]
     assert overrides_of({"seed": None, "epochs": 3}, settings, from_scratch=True) == {
-        "epochs": 3, "input_hw": [64, 32], "width": 0.5, "sfb": "ab", "data": "prw", "mask": False, "weights": "",
+        "epochs": 3, "input_hw": [64, 32], "width": 0.5, "sfb": "ab", "data": "prw", "mask": False, "weights": "", "start": "",
     }  # fmt: skip
     with pytest.raises(UsageError, match="such as --set"):
         overrides_of({}, ["=3"], from_scratch=False)

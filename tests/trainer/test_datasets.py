@@ -70,6 +70,23 @@ def test_a_picture_that_is_named_otherwise_is_left_out_and_said(tmp_path):
     assert any("holiday.jpg" in note and "query" in note for note in data.notes)
 
 
+@pytest.mark.parametrize("name", ["12-3_c1s1_000000_00.jpg", "--1_c1s1_000000_00.jpg", "-_c1s1_000000_00.jpg"])
+def test_a_name_that_only_looks_like_a_person_s_is_left_out_and_said(tmp_path, name):
+    trees.market(tmp_path)
+    trees.picture(tmp_path / "query" / name, 1, 1)
+    data = load_reid("market1501", tmp_path, SIZE)
+    assert len(data.query.people) == 4
+    assert any(name in note and "not named PERSON_cCAMERA and left out" in note for note in data.notes)
+
+
+def test_cameras_of_two_digits_are_cameras_of_their_own(tmp_path):
+    trees.market(tmp_path)
+    for camera in (10, 12):
+        trees.picture(tmp_path / "bounding_box_test" / f"0003_c{camera}s1_000001_00.jpg", 3, 1)
+    cameras = load_reid("market1501", tmp_path, SIZE).gallery.cameras.tolist()
+    assert sorted(set(cameras)) == [0, 1, 9, 11]
+
+
 def test_the_withdrawn_set_says_so_first(tmp_path):
     trees.market(tmp_path)
     assert "withdrawn by its owners in 2019" in load_reid("duke", tmp_path, SIZE).notes[0]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from stream.errors import DataError
 from trainer.data import Crops, Scenes
 from trainer.evaluate import box_agreement, crop_agreement, embed, score_detector, score_embedder, split
 
@@ -61,6 +62,21 @@ def test_an_embedder_is_scored_per_pair_of_cameras_and_re_ranked_when_asked():
     assert score.reranked.rank1 == 1
     assert len(score.pairs) == 6
     assert score_embedder(MeanColour(), *split(crops), (8, 4)).reranked is None
+
+
+class Huge:
+    """An embedder whose training overflowed: its vectors are finite, and their squares are not."""
+
+    def infer(self, images):
+        colours = images.reshape(len(images), -1, 3).mean(1).astype(np.float32)
+        return {"embedding": colours / 255, "plain": colours * np.float32(1e30)}
+
+
+def test_a_model_with_huge_weights_has_no_score():
+    query = _crops([(80, 100, 127), (80, 160, 127)], [1, 2], [1, 1])
+    gallery = _crops([(200, 100, 127), (200, 160, 127)], [1, 2], [2, 2])
+    with pytest.raises(DataError, match=r"not finite.*was its training cut off by an overflow"):
+        score_embedder(Huge(), query, gallery, (8, 4))
 
 
 def test_queries_are_everybody_s_first_picture_per_camera():

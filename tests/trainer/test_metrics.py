@@ -3,6 +3,7 @@ import pytest
 
 from stream.errors import DataError
 from trainer.metrics import Detected, camera_pairs, euclidean_rows, nearest, rank, rank_rows, score_boxes
+from trainer.rerank import rerank_rows
 
 
 def _ranked(similarities, people, cameras, **options):
@@ -59,6 +60,38 @@ def test_a_query_without_a_right_answer_does_not_count():
 def test_vectors_that_are_not_numbers_are_refused():
     with pytest.raises(DataError, match="1 of 2 gallery vectors are not finite"):
         _ranked([0.9, np.nan], [7, 9], [2, 2])
+
+
+def _by_cosine(query, gallery):
+    return rank(query, PEOPLE, np.array([1, 1]), gallery, PEOPLE, np.array([2, 2]))
+
+
+def _by_distance(query, gallery):
+    rows = euclidean_rows(query, gallery)
+    return rank_rows(rows, PEOPLE, np.array([1, 1]), PEOPLE, np.array([2, 2]))
+
+
+def _again(query, gallery):
+    rows = (-rows for rows in rerank_rows(query, gallery, k1=1, k2=1))
+    return rank_rows(rows, PEOPLE, np.array([1, 1]), PEOPLE, np.array([2, 2]))
+
+
+PEOPLE = np.array([7, 9])
+
+
+@pytest.mark.parametrize("ranked", [_by_cosine, _by_distance, _again], ids=["cosine", "Euclidean", "re-ranked"])
+@pytest.mark.parametrize("length", [2.5e19, 1e30, 3e38])
+@pytest.mark.parametrize("side", [1, -1], ids=["alike", "opposite"])
+def test_finite_vectors_whose_squares_are_not_are_refused(ranked, length, side):
+    query = (length * np.array([[0.6, 0.8], [0.8, -0.6]])).astype(np.float32)
+    with pytest.raises(DataError, match="not finite, though the vectors are"):
+        ranked(query, side * query)
+
+
+def test_a_similarity_that_is_no_number_is_refused_wherever_it_comes_from():
+    rows = np.array([[0.5, np.nan], [0.1, 0.9]], np.float32)
+    with pytest.raises(DataError, match=r"similarities of vectors are not finite.*cannot be scored"):
+        rank_rows([rows], PEOPLE, np.array([1, 1]), PEOPLE, np.array([2, 2]))
 
 
 def _slow(similarity, qp, qc, gp, gc, max_rank):

@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,10 @@ def _assert_same(a, b):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
+    folder, threads = tmp_path_factory.mktemp("whole"), torch.get_num_threads()
+    torch.set_num_threads(1)  # `one_thread` comes too late for a module's fixture, and two add up in another order
     assert train(_toy(), folder)
+    torch.set_num_threads(threads)
     assert _state(folder).step == STEPS
     return folder
 
@@ -197,6 +200,23 @@ def test_weights_alone_are_no_run_to_go_on_with(tmp_path):
     (tmp_path / "best.pt").rename(tmp_path / "checkpoint.pt")
     with pytest.raises(UsageError, match=r"no run to go on with.*--start"):
         train(_toy(), tmp_path)
+
+
+def test_the_state_of_another_optimiser_is_refused_in_one_line(tmp_path):
+    _cut(_toy(), tmp_path, 3)
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, replace(checkpoint.load(path), optimiser={"state": {}, "param_groups": []}))
+    with pytest.raises(DataError, match=r"checkpoint\.pt holds another optimiser's state .*another --output"):
+        train(_toy(), tmp_path)
+
+
+def test_a_run_that_goes_on_keeps_what_its_weights_had_seen(tmp_path):
+    task = _toy()
+    task.seen = ["market1501"]
+    _cut(task, tmp_path, 3)
+    train(_toy(), tmp_path)
+    for name in ("checkpoint.pt", "best.pt"):
+        assert checkpoint.load(tmp_path / name).data_sets == ["market1501", "synthetic"]
 
 
 def test_a_checkpoint_that_counted_steps_gives_its_weights(tmp_path):

@@ -1,5 +1,7 @@
 """Data sets of whole scenes, read in their own layouts."""
 
+import shutil
+
 import numpy as np
 import pytest
 import scipy.io
@@ -25,6 +27,15 @@ def test_prw_is_read_with_boxes_identities_and_cameras(tmp_path, key):
     images = data.test.images[np.array([2, 0])]
     assert [image.shape for image in images] == [(90, 120, 3)] * 2
     assert images[0][5, 5, 1] == pytest.approx(90, abs=3)
+
+
+def test_cameras_of_two_digits_are_cameras_of_their_own(tmp_path):
+    trees.prw(tmp_path)
+    shutil.copy(tmp_path / "frames" / "c1s3_000001.jpg", tmp_path / "frames" / "c12s1_000001.jpg")
+    shutil.copy(tmp_path / "annotations" / "c1s3_000001.jpg.mat", tmp_path / "annotations" / "c12s1_000001.jpg.mat")
+    names = [*trees.PRW_FRAMES["test"], "c12s1_000001"]
+    scipy.io.savemat(tmp_path / "frame_test.mat", {"img_index_test": np.array(names, object)[:, None]})
+    assert load_search("prw", tmp_path).test.cameras.tolist()[-1] == 11
 
 
 def test_a_query_of_prw_is_looked_for_in_every_test_frame_but_its_own(tmp_path):

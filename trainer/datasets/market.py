@@ -9,7 +9,7 @@ from trainer.datasets.listing import Listed, Listing, find_root, listed, several
 from trainer.datasets.pictures import ENDINGS
 
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
-NAME = re.compile(r"^([-\d]+)_c(\d)")
+NAME = re.compile(r"^(-?\d+)_c(\d+)")
 Row = tuple[str, int, int]
 
 

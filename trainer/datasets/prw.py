@@ -17,7 +17,7 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 NEEDED = ("frames", "annotations", "frame_train.mat", "frame_test.mat", "query_info.txt")
 BOX_KEYS = ("box_new", "anno_file", "anno_previous")
-CAMERA = re.compile(r"c(\d)")
+CAMERA = re.compile(r"c(\d+)")
 
 
 def read_prw(root: Path) -> SearchListing:

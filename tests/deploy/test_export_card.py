@@ -1,0 +1,97 @@
+"""What an export says of a model on its card: a name that a card may have, what the weights have seen, and under which licence."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from deploy.bundle import load_bundle
+from deploy.cli import status_of
+from tests.deploy.test_bundle import write
+from trainer import checkpoint
+from trainer.checkpoint import Checkpoint
+from trainer.methods.detector import DetectorRecipe, PersonDetector
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+DRAWN = "synthetic: drawn people of ingest.synthetic"
+SMALL = ("--name", "tiny", "--height", "64", "--width", "96")
+
+
+def _saved(folder: Path, data_sets: list[str]) -> Path:
+    recipe = DetectorRecipe(input_hw=(64, 96), start="runs/detector/checkpoint.pt").model_dump(mode="json")
+    torch.manual_seed(0)
+    checkpoint.save(folder / "run.pt", Checkpoint(recipe, 1.0, 1, PersonDetector().state_dict(), data_sets=data_sets))
+    return folder / "run.pt"
+
+
+@pytest.mark.parametrize(
+    ("data_sets", "words", "on_card", "licence"),
+    [
+        pytest.param(["synthetic"], [], (DRAWN,), "Apache-2.0", id="drawn"),
+        pytest.param(["synthetic-mix", "synthetic"], [], (DRAWN,), "Apache-2.0", id="drawn, then drawn"),
+        pytest.param([], [], (DRAWN,), "Apache-2.0", id="of before data sets were told"),
+        pytest.param(["synthetic"], ["--licence", "MIT"], (DRAWN,), "MIT", id="drawn, with a licence"),
+        pytest.param(
+            ["market1501", "synthetic"], [], (DRAWN, "market1501"), "unknown: see the terms of market1501",
+            id="real, then drawn",
+        ),
+        pytest.param(
+            ["imagenet (weights of torchvision)", "market1501"], ["--licence", "CC-BY-NC-4.0"],
+            ("imagenet (weights of torchvision)", "market1501"), "CC-BY-NC-4.0", id="real, with a licence",
+        ),
+        pytest.param(
+            ["unknown (weights x.pth)", "synthetic"], [], (DRAWN, "unknown (weights x.pth)"),
+            "unknown: see the terms of unknown (weights x.pth)", id="somebody's weights, then drawn",
+        ),
+    ],
+)  # fmt: skip
+def test_a_card_names_all_that_the_weights_have_seen_and_claims_no_licence_for_others_pictures(
+    data_sets: list[str],
+    words: list[str],
+    on_card: tuple[str, ...],
+    licence: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["export", str(_saved(tmp_path, data_sets)), "--output", str(tmp_path / "b"), *SMALL, *words]
+    assert status_of(command) == 0
+    card = load_bundle(tmp_path / "b").card
+    assert card.data_sets == on_card
+    assert card.synthetic_only is (on_card == (DRAWN,))
+    assert card.licence == licence
+    metadata = {one.key: one.value for one in onnx.load(tmp_path / "b" / "model.onnx").metadata_props}
+    assert metadata["licence"] == licence
+    said = " ".join(capsys.readouterr().out.split())
+    assert (f"licence: {licence}; once you know it, say it with --licence" in said) is licence.startswith("unknown")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(["--name", "Market OSNet"], "--name Market OSNet: expected small letters, digits", id="name"),
+        pytest.param(["--name", "x" * 65], "at most 64, like my-osnet", id="long name"),
+        pytest.param(["--name", "tiny", "--version", "1 beta"], "--version 1 beta: expected small letters", id="version"),
+    ],
+)  # fmt: skip
+def test_a_name_that_no_card_may_have_is_refused_and_the_bundle_that_was_there_stays(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = write(tmp_path / "b")
+    before = {path.name: path.read_bytes() for path in there.path.iterdir()}
+    assert status_of(["export", "no.pt", "--output", str(there.path), *words]) == 2  # before the checkpoint is read
+    line = capsys.readouterr().err
+    assert said in line
+    assert line.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in there.path.iterdir()} == before
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = _saved(tmp_path, [])
+    (tmp_path / "file").write_text("")
+    for output, said in ((str(tmp_path / "file"), "is a file; name a folder"), ("/proc/x", "nothing can be written")):
+        assert status_of(["export", str(saved), "--output", output, *SMALL]) == 2
+        assert said in capsys.readouterr().err
