@@ -15,6 +15,7 @@ from deploy import service
 from deploy.cli import VERBS, main, status_of
 from stream.errors import BundleError, EpochLost, SettingsError
 from tests.deploy.sites import write_site
+from tests.deploy.workers import last_line, sightline
 
 ALL = [verb for verbs in VERBS.values() for verb in verbs]
 
@@ -134,15 +135,15 @@ def test_an_interrupt_while_commands_are_imported_is_no_traceback(
     assert capsys.readouterr().err == "sightline: interrupted\n"
 
 
-@pytest.mark.parametrize("verb", ["demo --report", "run --state"])
-def test_a_file_where_a_folder_is_asked_for_is_said_before_any_work(
-    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["demo", "--report"], ["run", "site.toml", "--state"]], ids=["report", "state folder"]
+)
+def test_a_file_where_a_folder_is_asked_for_is_said_before_any_work(tmp_path: Path, arguments: list[str]) -> None:
+    write_site(tmp_path, frames=1)
     (tmp_path / "file").touch()
-    site = [str(write_site(tmp_path, frames=1))] if verb.startswith("run") else []
-    name, option = verb.split()
-    assert status_of([name, *site, option, str(tmp_path / "file")]) == 2
-    assert f"{option} {tmp_path / 'file'}: cannot be made" in capsys.readouterr().err
+    done = sightline(*arguments, "file", folder=tmp_path)
+    assert done.returncode == 2
+    assert f"{arguments[-1]} file: cannot be made" in last_line(done)
 
 
 def test_two_signals_at_once_are_one_stop_and_a_later_one_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def test_the_url_says_what_a_camera_is(url: str, kind: str, is_file: bool) -> No
         pytest.param({"url": "synthetic://?sed=1"}, "did you mean seed?", id="synthetic, misspelt"),
         pytest.param({"masks": [[(0, 0), (1.2, 0), (1, 1)]]}, "mask 1 has a point outside the frame, (1.2, 0)", id="mask outside"),
         pytest.param({"masks": [[(0, 0), (1, 1)]]}, "at least 3 items", id="mask of two points"),
-        pytest.param({"fps": 0}, "greater than 0", id="no pictures"),
+        pytest.param({"fps": 0}, "greater than or equal to 1", id="no pictures"),
         pytest.param({"width": 641}, "multiple of 2", id="odd width"),
         pytest.param({"start": datetime(2026, 1, 1)}, "timezone", id="start without time zone"),  # noqa: DTZ001
         pytest.param({"url": "rtsp://h/x", "start": datetime(2026, 1, 1, tzinfo=UTC)}, "start is for files", id="live start"),
