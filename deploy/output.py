@@ -75,10 +75,10 @@ def check_writable(option: str, path: Path) -> None:
         raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
 
 
-def check_folder(option: str, path: Path) -> None:
-    """Make the folder `path`. Raises `UsageError` unless it is one that may be written."""
+def check_folder(option: str, path: Path, mode: int = 0o777) -> None:
+    """Make the folder `path`, with `mode` where it is missing. Raises `UsageError` unless it is one that may be written."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode, parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{option} {path}: cannot be made: {error.strerror}; give another folder") from None
     if not os.access(path, os.W_OK | os.X_OK):

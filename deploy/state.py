@@ -29,7 +29,7 @@ def opened_state(settings: Settings, given: Path | None, *, lasting: bool = Fals
             yield Path(fresh)
         return
     folder = given or state_folder(settings)
-    check_folder("--state", folder)
+    check_folder("--state", folder, 0o700)
     yield folder
 
 

@@ -1,6 +1,7 @@
 """A whole site in one process: files to their end, a live camera until it is told to stop, the same events however many work."""
 
 import json
+import stat
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ def test_a_file_played_again_into_the_same_gallery_is_a_repeat_and_said_to_be(si
     events, state = tmp_path / "events.jsonl", tmp_path / "state"
     arguments = ("run", str(site), "--state", str(state), "--events", str(events))
     assert sightline(*arguments, folder=tmp_path).returncode == 0
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700  # vectors of people and the site's key are its owner's alone
     first = events.read_bytes()
     again = sightline(*arguments, folder=tmp_path)
     assert again.returncode == 0
