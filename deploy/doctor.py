@@ -63,16 +63,21 @@ def examine(settings: Settings | None, state: Path) -> Iterator[Finding]:
 def machine(state: Path, caches: Iterable[Path] = ()) -> Finding:
     """Processors and disk; that the state folder, and `caches` of drawn scenes, may be written."""
     for folder, option in ((state, "--state"), *((cache, "SIGHTLINE_CACHE") for cache in caches)):
-        there = next(f for f in (folder, *folder.parents) if f.exists())
+        there = _nearest(folder)
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             said = f"{folder} cannot be made or written: {there} is {'not ours to write' if there.is_dir() else 'no folder'}"
             return Finding(check="machine", status="failed", found=said, remedy=f"give another folder by {option}")
-    there = next(f for f in (state, *state.parents) if f.exists())
+    there = _nearest(state)
     free = shutil.disk_usage(there).free
     found = f"{os.cpu_count()} cores, {free / 1e9:.1f} GB free at {there}"
     if free < DISK_FREE:
         return Finding(check="machine", status="warning", found=found, remedy="free some disk, or give --state another")
     return Finding(check="machine", status="ok", found=found)
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or of those above it the first that is there."""
+    return next(each for each in (folder, *folder.parents) if each.exists())
 
 
 def bundles(settings: Settings | None) -> Iterator[Finding]:

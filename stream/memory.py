@@ -100,7 +100,10 @@ class MemoryTopic(Generic[T]):
             }
 
     def put(self, number: int, data: bytes, live_camera: str | None = None, *, policy: Policy = "wait") -> bool:
-        """Append any bytes; False where a live camera's frame found no room. Raises `DeliveryFailed` when the partition is full and nobody has read of it for 1 s."""
+        """Append any bytes; False where a live camera's frame found no room.
+
+        Raises `DeliveryFailed` when the partition is full and nobody has read of it for 1 s.
+        """
         if not 0 <= number < len(self._partitions):
             raise TransportError(
                 f"topic {self.name} has {len(self._partitions)} partitions, a message asks for {number}"
