@@ -8,7 +8,6 @@ the threshold that scores best on the very scene it is judged on; both are judge
 """
 
 import argparse
-import os
 import threading
 from collections import defaultdict
 
@@ -22,6 +21,7 @@ from deploy.play import against_truth, figures, judge, place, play, site
 from deploy.score import Linking, Score, score
 from ingest.synthetic.scene import SceneSettings
 from ingest.synthetic.truth import pictures
+from stream.cores import usable_cores
 
 MOST_CROPS = 12  # per tracklet, spread over its time
 
@@ -39,7 +39,7 @@ def main() -> None:
     rows = []
     for seed in asked.seeds:
         scene = bench_scene(seed) if asked.scene == "bench" else SceneSettings(seed=seed)
-        with drawn(scene, console, workers=os.cpu_count() or 1, ahead=False):
+        with drawn(scene, console, workers=usable_cores(), ahead=False):
             played = play(site(scene, fast=asked.fast), threading.Event())
         frames = against_truth(scene, played.records)
         found = figures(scene, played, judge(frames, played.events), fast=asked.fast, workers=1)

@@ -1,6 +1,5 @@
 """`sightline bench`: the stream on this machine, in real time, on scenes that are drawn beforehand."""
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from deploy.demo import drawn, score_table
 from deploy.play import against_truth, figures, judge, play, site
 from deploy.view import View
 from ingest.synthetic.scene import SceneSettings
+from stream.cores import usable_cores
 
 SEEDS = range(7001, 7006)
 """Scenes of these seeds are for measuring alone: no training and no fit of link rows reads them."""
@@ -33,7 +33,7 @@ def run_bench(scenes: Sequence[SceneSettings], console: Console) -> dict[str, An
         before = _stage_seconds()
         title = f"{scene.cameras} cameras {scene.width}x{scene.height}, {scene.people} people, seed {scene.seed}"
         with (
-            drawn(scene, console, workers=os.cpu_count() or 1, ahead=False),
+            drawn(scene, console, workers=usable_cores(), ahead=False),
             View([camera.id for camera in settings.camera], console, title, scene.seconds) as view,
         ):
             played = play(settings, threading.Event(), view=view)

@@ -1,6 +1,5 @@
 """`sightline demo`: draws a scene, plays it while it is watched, and says how well people were linked."""
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from detector.settings import DetectorSettings
 from ingest.synthetic.clip import Renderer, render_ahead
 from ingest.synthetic.scene import SceneSettings
 from reid.settings import EmbedderSettings
+from stream.cores import usable_cores
 
 MARGIN_S = 8.0  # of the scene drawn beyond what the measured rate asks for: machines are not steady
 SHARED = 0.5  # of the measured drawing rate that is left while the stream runs beside it on two cores
@@ -53,7 +53,7 @@ def run_demo(
         find(settings.detector, settings.reid)
     title = f"{scene.cameras} cameras, {scene.people} people, seed {scene.seed}"
     with (
-        drawn(scene, console, workers=os.cpu_count() or 1, ahead=not fast),
+        drawn(scene, console, workers=usable_cores(), ahead=not fast),
         View([camera.id for camera in settings.camera], console, title, scene.seconds) as view,
     ):
         played = play(settings, threading.Event(), workers=workers, view=view)

@@ -19,6 +19,7 @@ from ingest.settings import CameraSettings
 from ingest.synthetic.clip import scene_folder
 from ingest.synthetic.scene import parse_url
 from reid.settings import EmbedderSettings
+from stream.cores import usable_cores
 from stream.errors import BundleError, GalleryRefused, NotAVideo, SettingsError, SightlineError
 from stream.settings import KafkaSettings
 
@@ -69,7 +70,7 @@ def machine(state: Path, caches: Iterable[Path] = ()) -> Finding:
             return Finding(check="machine", status="failed", found=said, remedy=f"give another folder by {option}")
     there = _nearest(state)
     free = shutil.disk_usage(there).free
-    found = f"{os.cpu_count()} cores, {free / 1e9:.1f} GB free at {there}"
+    found = f"{usable_cores()} cores, {free / 1e9:.1f} GB free at {there}"
     if free < DISK_FREE:
         return Finding(check="machine", status="warning", found=found, remedy="free some disk, or give --state another")
     return Finding(check="machine", status="ok", found=found)

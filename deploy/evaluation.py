@@ -1,6 +1,5 @@
 """What `sightline evaluate` does: training runs, checkpoints or bundles, scored on drawn, labelled or real pictures."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from deploy.evaluation_models import DataSet, Model, data_set, open_model
 from deploy.evaluation_tables import print_cross, print_pairs, print_rankings, print_scores, print_searches
 from deploy.searcher import Searcher
 from deploy.training import Bar
+from stream.cores import usable_cores
 from stream.errors import UsageError
 from trainer import drawn, evaluate
 from trainer.data import Crops
@@ -103,7 +103,7 @@ def evaluate_on_video(
 
 
 def _use(threads: int | None) -> int:
-    cores = threads or os.cpu_count() or 1
+    cores = threads or usable_cores()
     torch.set_num_threads(cores)
     return cores
 

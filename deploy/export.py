@@ -5,7 +5,6 @@ picture alone the same as among others.
 """
 
 import io
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -24,6 +23,7 @@ from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.bundle import Bundle, load_bundle, write_bundle
 from deploy.converting import Conversion, proved
 from deploy.thresholds import check_defaults
+from stream.cores import usable_cores
 from stream.errors import BundleError, UsageError
 from stream.model import Backend, Kind, Links, ModelCard
 from trainer import checkpoint
@@ -102,7 +102,7 @@ def export(
         runtime.close()
     rows = None
     if kind == "embedder":
-        with closing(OnnxRuntimeBackend(model, card, threads=os.cpu_count() or 1)) as quick:  # thousands of crops
+        with closing(OnnxRuntimeBackend(model, card, threads=usable_cores())) as quick:  # thousands of crops
             rows = fit(quick)
     model, card = metadata.filled(model, card, metadata.normalised(1 / 255, MEAN, STD))
     write_bundle(folder, model, card, {"inputs": golden, **expected}, rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import tempfile
 import time
 import tomllib
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from stream.cores import usable_cores
 from stream.errors import UsageError
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def run_training(
 
     with distributed.processes():
         first = distributed.rank() == 0
-        cores = threads or max(1, (os.cpu_count() or 1) // distributed.world())
+        cores = threads or max(1, usable_cores() // distributed.world())
         torch.set_num_threads(cores)
         told = console if first else Console(quiet=True)
         recipe = make_recipe(method, recipe_path, overrides)

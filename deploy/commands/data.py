@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from deploy.output import JsonPath, Output
+from stream.cores import usable_cores
 
 data = typer.Typer(
     help="Look into data sets, and annotate them.\n\nExample: sightline data inspect market1501 /data",
@@ -38,7 +39,6 @@ def inspect(
 
     Example: sightline data inspect market1501 /data/Market-1501-v15.09.15
     """
-    import os
 
     from deploy.training import require_torch
 
@@ -46,7 +46,7 @@ def inspect(
     from deploy.data import inspect_data
 
     report = Output(json)
-    cores = threads or os.cpu_count() or 1
+    cores = threads or usable_cores()
     report.data(inspect_data(name, root, sheet or Path(f"{name}.png"), people, cores, report.console))
 
 
@@ -72,7 +72,6 @@ def annotate(
 
     Example: sightline data annotate market1501 /data/Market-1501-v15.09.15
     """
-    import os
 
     from deploy.training import require_torch
 
@@ -80,5 +79,5 @@ def annotate(
     from deploy.data import annotate_data
 
     report = Output(json)
-    cores = threads or os.cpu_count() or 1
+    cores = threads or usable_cores()
     report.data(annotate_data(name, root, every_split, keypoint_weights, mask_weights, cores, report.console))

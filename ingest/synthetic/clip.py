@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -32,6 +32,8 @@ SEGMENT_S = 3.0
 """Short enough that four cameras show their first pictures soon, long enough that opening files costs nothing."""
 KEEP_SCENES = 24
 """Older scenes are removed from the cache; one of 60 s takes about 25 MB."""
+GONE = ".gone-"
+"""Before the name of a scene that is being removed."""
 
 Progress = Callable[[int, int], None]
 """Called with how many segments of the scene are there, and how many there will be."""
@@ -87,13 +89,21 @@ def prepare(settings: SceneSettings) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
-        scenes = sorted((p for p in folder.parent.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime)
-        for old in scenes[:-KEEP_SCENES]:
-            shutil.rmtree(old, ignore_errors=True)
+        _make_room(folder.parent)
     except OSError as error:
         raise SettingsError(
             f"{folder}: the cache cannot be written ({error.strerror}): point SIGHTLINE_CACHE to a folder that can"
         ) from None
+
+
+def _make_room(cache: Path) -> None:
+    """Remove the scenes that were not asked for the longest, each under another name first: its clips never outlive its truth."""
+    with suppress(FileNotFoundError):  # another process makes room as well
+        scenes = sorted((p for p in cache.iterdir() if p.name[0] != "."), key=lambda p: p.stat().st_mtime)
+        for old in scenes[:-KEEP_SCENES]:
+            old.rename(old.with_name(GONE + old.name))
+    for gone in cache.glob(f"{GONE}*"):
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 class _Drawing:

@@ -43,11 +43,6 @@ class Truth:
     settings: SceneSettings
     cameras: tuple[CameraTruth, ...]
 
-    def nearest_frame(self, camera: int, time_s: float) -> int:
-        """The camera's picture whose scene time is nearest."""
-        frame = round((time_s - self.settings.phase_s(camera)) * self.settings.fps)
-        return min(max(frame, 0), self.settings.frames() - 1)
-
 
 def truth(settings: SceneSettings) -> Truth:
     """Load the scene's truth; what has not been drawn yet is drawn, which takes as long as its clips do."""

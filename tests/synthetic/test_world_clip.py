@@ -1,3 +1,4 @@
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from ingest.synthetic import clip
 from ingest.synthetic.clip import plan, render_ahead, scene_folder, segments
 from ingest.synthetic.scene import SceneSettings
+from ingest.synthetic.truth import truth
 from stream.errors import CameraError, SettingsError
 
 SMALL = SceneSettings(seed=9, people=6, cameras=2, seconds=4.0, width=320, height=180)
@@ -120,3 +122,18 @@ def test_old_scenes_leave_the_cache(cache: Path) -> None:
         clip.prepare(SceneSettings(seed=age))
     assert len(list((cache / "synthetic").iterdir())) == clip.KEEP_SCENES
     assert scene_folder(SceneSettings(seed=clip.KEEP_SCENES + 2)).exists()
+
+
+def test_what_is_left_of_a_removed_scene_is_nobodys_scene(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a crash in the middle of removing: clips that lost their truth must not be played."""
+    settings = SceneSettings(seconds=0.5, width=160, height=90, people=1)
+    truth(settings)
+    os.utime(scene_folder(settings), (0, 0))
+    with monkeypatch.context() as crashing:
+        crashing.setattr(shutil, "rmtree", lambda path, ignore_errors: [p.unlink() for p in path.glob("*.npz")])
+        for seed in range(1, clip.KEEP_SCENES + 1):
+            clip.prepare(SceneSettings(seed=seed))
+    assert not scene_folder(settings).exists()
+    assert list((cache / "synthetic").glob(".gone-*/*.mp4"))
+    assert len(truth(settings).cameras) == settings.cameras
+    assert not list((cache / "synthetic").glob(".gone-*"))

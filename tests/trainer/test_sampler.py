@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stream.errors import UsageError
-from trainer.sampler import PKSampler, ShuffleSampler
+from trainer.sampler import PKSampler, ShuffleSampler, sites_of
 
 LABELS = np.repeat(np.arange(10), [9, 8, 8, 5, 4, 4, 8, 12, 3, 2])
 
@@ -34,10 +34,32 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert not np.array_equal(first.order(0), first.order(1))
 
 
+def test_half_of_a_batch_is_of_one_site_and_half_of_another():
+    people = np.repeat(np.arange(24), 8)
+    sites = people // 8
+    order = PKSampler(people, 6, 4, seed=5, sites=sites).order(0)
+    assert len(order) >= 6
+    for batch in order[:4]:  # later a site may have too few people left
+        assert sorted(np.bincount(sites[batch], minlength=3).tolist()) == [0, 12, 12]
+        assert len(np.unique(people[batch])) == 6
+
+
+def test_a_batch_is_filled_from_one_site_where_there_is_no_other():
+    order = PKSampler(LABELS, 6, 2, seed=5, sites=np.zeros(len(LABELS), np.int64)).order(0)
+    assert {len(np.unique(LABELS[batch])) for batch in order} == {6}
+
+
+def test_cameras_that_saw_the_same_people_are_of_one_site():
+    people = np.array([5, 5, 6, 6, 7, 9, 9])
+    cameras = np.array([1, 2, 2, 3, 8, 8, 40])
+    assert sites_of(people, cameras).tolist() == [0, 0, 0, 0, 1, 1, 1]
+
+
 @pytest.mark.parametrize(
     "make",
     [
         pytest.param(lambda: PKSampler(LABELS, 3, 4, seed=1), id="people and pictures"),
+        pytest.param(lambda: PKSampler(LABELS, 4, 4, seed=1, sites=LABELS // 5), id="two sites"),
         pytest.param(lambda: ShuffleSampler(23, 5, seed=1), id="plain shuffling"),
     ],
 )

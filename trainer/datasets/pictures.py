@@ -1,6 +1,5 @@
 """Pictures out of files, a batch at a time, decoded by a few threads; nothing stays in memory."""
 
-import os
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from reid.crops import to_batch
+from stream.cores import usable_cores
 from stream.errors import DataError
 
 U8 = NDArray[np.uint8]
@@ -96,7 +96,7 @@ class AsTheyAre:
 @lru_cache(maxsize=1)
 def workers() -> ThreadPoolExecutor:
     """The threads that decode; the codecs let go of the interpreter while they work."""
-    return ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), "decode")
+    return ThreadPoolExecutor(min(THREADS, usable_cores()), "decode")
 
 
 def read_bytes(path: Path) -> bytes:
