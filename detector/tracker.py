@@ -31,7 +31,6 @@ NEW_COST = 1.0  # -ln density, in heights, from which on a box is rather a newco
 CUT = 3.0  # nats for a width or height that is quite another: legs or a side are hidden
 MAX_SIGMA = 4.5  # a box further from where a track is expected cannot be its
 SIZE_RATIO = 3.5  # nor one so much higher or lower; hidden legs halve a box
-TENTATIVE_S = 0.45  # a new track must get its second box within it, two frames at 5 fps, or in the next frame
 CLOSE = 3.0  # nats: exchanged names would be 5 % likely; a close call
 COLOUR = 4.0  # nats per e-fold of colour distance: 2.2 where two looks of one person differ twice as much as usual
 SOLID = 0.25  # share hidden up to which colours are the person's own
@@ -57,7 +56,7 @@ class Tracker:
         self._settings = settings
         self._filters = Filters()
         self._ids = np.zeros(0, np.int64)  # a track's own name, never reused
-        self._numbers = np.zeros(0, np.int64)  # the tracklet's public number; 0 until confirmed by a second box
+        self._numbers = np.zeros(0, np.int64)  # the tracklet's public number
         self._seen_s = np.zeros(0)
         self._looks = np.zeros((0, SIZE))  # running mean while alone
         self._looked = np.zeros(0)  # how many looks are in it
@@ -78,7 +77,7 @@ class Tracker:
         before_s = self._now_s
         self._filters.predict(0.0 if before_s is None else now_s - before_s)
         self._now_s = now_s
-        self._drop(now_s, before_s, size_hw)
+        self._drop(now_s, size_hw)
         xywh = to_xywh(xyxy)
         overlap = hidden(xyxy)
         cost = self._cost(xywh) + self._colour_cost(looks, overlap)
@@ -88,28 +87,25 @@ class Tracker:
         rows = track_of[boxes]
         self._filters.update(rows, xywh[boxes])
         self._seen_s[rows] = now_s
-        tentative = rows[self._numbers[rows] == 0]
-        self._numbers[tentative] = self._next_numbers(len(tentative))
         clear = (overlap <= SOLID) & (xyxy[:, 0] > SIDE * size_hw[1]) & (xyxy[:, 2] < (1 - SIDE) * size_hw[1])
         self._doubt(now_s, cost, rows, boxes, close)
         self._look(rows, looks[boxes], clear[boxes])
         self._settle(now_s, rows[clear[boxes]], xyxy[boxes][clear[boxes]], looks[boxes][clear[boxes]])
 
-        ambiguous = close[boxes] | self._in_doubt(rows)
-        tracked = Tracked(boxes, self._numbers[rows].copy(), ambiguous)
+        close[boxes] |= self._in_doubt(rows)
         born = np.flatnonzero((track_of < 0) & (scores >= self._settings.new_score))
+        track_of[born] = len(self._ids) + np.arange(len(born))
         self._add(xywh[born], now_s)
-        return tracked
+        boxes = np.flatnonzero(track_of >= 0)
+        return Tracked(boxes, self._numbers[track_of[boxes]].copy(), close[boxes])
 
-    def _drop(self, now_s: float, before_s: float | None, size_hw: tuple[int, int]) -> None:
+    def _drop(self, now_s: float, size_hw: tuple[int, int]) -> None:
         """Forget tracks that are out of sight for too long, or have walked out of the picture."""
         away = now_s - self._seen_s
         x, y = self._filters.value[:, 0], self._filters.value[:, 1]
         h = self._filters.value[:, 3]
         outside = (x < 0) | (x > size_hw[1]) | (y + h < 0) | (y > size_hw[0])
-        stays = (self._numbers > 0) | (self._seen_s == before_s)
-        limit = np.where(stays, self._settings.max_lost_s, TENTATIVE_S)
-        keep = (away <= limit + 1e-6) & ~(outside & (away > 0))
+        keep = (away <= self._settings.max_lost_s + 1e-6) & ~(outside & (away > 0))
         self._filters.keep(keep)
         self._ids, self._numbers, self._seen_s = self._ids[keep], self._numbers[keep], self._seen_s[keep]
         self._looks, self._looked = self._looks[keep], self._looked[keep]
@@ -139,9 +135,9 @@ class Tracker:
         """(N,) row of each box's track or -1, and (N,) whether another choice was nearly as good."""
         track_of = np.full(len(scores), -1, np.intp)
         high = scores >= self._settings.high_score
-        confirmed, in_sight = self._numbers > 0, self._seen_s == before_s
+        in_sight = self._seen_s == before_s
         taken = np.zeros(len(cost), bool)
-        for those, these in ((confirmed, high), (confirmed & in_sight, ~high), (~confirmed, high)):
+        for those, these in ((np.ones(len(cost), bool), high), (in_sight, ~high)):
             free_rows = np.flatnonzero(those & ~taken)
             free_boxes = np.flatnonzero(these & (track_of < 0))
             gain = np.minimum(cost[np.ix_(free_rows, free_boxes)] - NEW_COST, 0)
@@ -171,7 +167,7 @@ class Tracker:
         margin = np.full((len(cost), len(cost)), np.inf)
         across = capped[np.ix_(rows, boxes)]
         margin[np.ix_(rows, rows)] = across + across.T - own[:, None] - own[None, :]
-        lost = np.setdiff1d(np.flatnonzero(self._numbers > 0), rows)  # it might be the lost one who stands there
+        lost = np.setdiff1d(np.arange(len(cost)), rows)  # it might be the lost one who stands there
         margin[np.ix_(rows, lost)] = (cost[np.ix_(lost, boxes)] - own[None, :]).T
         np.fill_diagonal(margin, np.inf)
         box_of = dict(zip(rows.tolist(), boxes.tolist(), strict=True))
@@ -214,11 +210,11 @@ class Tracker:
                 self._looked[mine] = 0
 
     def _add(self, xywh: NDArray[np.float64], now_s: float) -> None:
-        """Begin tracks at (N, 4) boxes, unconfirmed."""
+        """Begin tracks at (N, 4) boxes."""
         n = len(xywh)
         self._filters.add(xywh)
         self._ids = np.append(self._ids, [self._next_id() for _ in range(n)]).astype(np.int64)
-        self._numbers = np.append(self._numbers, np.zeros(n, np.int64))
+        self._numbers = np.append(self._numbers, self._next_numbers(n))
         self._seen_s = np.append(self._seen_s, np.full(n, now_s))
         self._looks = np.concatenate([self._looks, np.zeros((n, SIZE))])
         self._looked = np.append(self._looked, np.zeros(n))

@@ -75,7 +75,7 @@ def test_a_site_without_kafka_and_redis_keeps_both_inside(tmp_path: Path) -> Non
         ),
         pytest.param(
             SITE + "[detector]\nhigh_score = 0.2\n",
-            "low_score 0.25 is above high_score 0.2 or new_score 0.5",
+            "low_score 0.25 is above high_score 0.2 or new_score 0.6",
             id="thresholds in disorder",
         ),
         pytest.param(

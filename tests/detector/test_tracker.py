@@ -33,16 +33,17 @@ def tracker() -> Tracker:
 
 @pytest.mark.parametrize("fps", [2, 4, 5, 12, 25])
 @pytest.mark.parametrize("heights_per_s", [0.0, 0.8, 2.0], ids=["standing", "walking", "running"])
-def test_one_person_is_one_tracklet_from_the_second_frame_on(
+def test_one_person_is_one_tracklet_from_the_first_frame_on(
     tracker: Tracker, fps: float, heights_per_s: float
 ) -> None:
     frames = int(2 * fps)
     seen = [step(tracker, k / fps, [(50 + heights_per_s * 120 * k / fps, 100, RED)]) for k in range(frames)]
-    assert seen == [[0]] + [[1]] * (frames - 1)
+    assert seen == [[1]] * frames
 
 
-def test_one_frame_makes_nobody(tracker: Tracker) -> None:
-    assert [step(tracker, 0, [(100, 100, RED)]), step(tracker, 0.2, []), step(tracker, 0.4, [])] == [[0], [], []]
+@pytest.mark.parametrize(("score", "number"), [(0.59, 0), (0.61, 1)])
+def test_a_box_begins_a_tracklet_from_new_score_on(tracker: Tracker, score: float, number: int) -> None:
+    assert step(tracker, 0.0, [(100, 100, RED)], [score]) == [number]
 
 
 @pytest.mark.parametrize(
@@ -67,11 +68,11 @@ def test_weak_boxes_keep_a_tracklet_alive_and_begin_none(tracker: Tracker) -> No
 
 
 def test_whoever_walks_out_is_not_taken_for_whoever_walks_in(tracker: Tracker) -> None:
-    for k in range(8):
+    for k in range(7):
         step(tracker, 0.2 * k, [(160 - 25 * k, 100, RED)])
-    step(tracker, 1.6, [])
-    step(tracker, 1.8, [(20, 110, BLUE)])
-    assert step(tracker, 2.0, [(45, 110, BLUE)]) == [2]
+    step(tracker, 1.4, [])
+    assert step(tracker, 1.6, [(20, 110, BLUE)]) == [2]
+    assert step(tracker, 1.8, [(45, 110, BLUE)]) == [2]
 
 
 @pytest.mark.parametrize("hidden_frames", [0, 1, 2, 3])
