@@ -53,6 +53,7 @@ def adopt_model(
 ) -> dict[str, Any]:
     """Fetch, rewrite, try and write; says what was done."""
     recipe = recipe_of(wanted)
+    check_named(name, version)
     folder = _folder(name, output, replace)
     size_hw = _size(input_hw)
     defaults = card_defaults(thresholds)
@@ -74,6 +75,15 @@ def adopt_model(
     said = name if output is None else str(folder)
     console.print(f'Use it: \\[{section}] bundle = "{said}" in the site file')
     return {"bundle": str(folder), "id": card.id, "max_batch": card.max_batch, "notes": list(adopted.notes)}
+
+
+def check_named(name: str, version: str) -> None:
+    """Raises `UsageError` where a card could not carry them: its id, the label of every vector, begins with both."""
+    for option, said, like in (("--name", name, "my-osnet"), ("--version", version, "2.1")):
+        if not NAME.fullmatch(said):
+            raise UsageError(
+                f"{option} {said}: expected small letters, digits, '.', '_' and '-', at most 64, like {like}"
+            )
 
 
 def recipe_of(wanted: Wanted) -> Recipe:
@@ -119,11 +129,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def _folder(name: str, output: Path | None, replace: bool) -> Path:
-    """Where the bundle goes. Raises `UsageError` for a name that cannot be one, or is taken."""
-    if not NAME.fullmatch(name):
-        raise UsageError(
-            f"--name {name}: expected small letters, digits, '.', '_' and '-', at most 64, like yolox-nano"
-        )
+    """Where the bundle goes. Raises `UsageError` where the place is taken."""
     if output is None and (SHIPPED / name / CARD).exists():
         raise UsageError(f"--name {name}: a shipped bundle has this name; choose another")
     folder = output.expanduser() if output is not None else user_bundles() / name

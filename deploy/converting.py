@@ -14,7 +14,7 @@ from rich.console import Console
 
 from deploy import backends, gate, metadata, search_people
 from deploy.adopt_links import read_picture
-from deploy.adopting import NAME
+from deploy.adopting import check_named
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.backends.pixels import fit_of, scaled
 from deploy.bundle import Bundle, load_bundle, write_bundle
@@ -104,15 +104,6 @@ def convert_bundle(
         Searcher(load_bundle(output)).close()
     console.print(f"{output}: {written.card.id}, {precision}, {len(model)} bytes ({bytes_before} in fp32)")
     return {"bundle": str(output), "id": written.card.id, "precision": precision, "bytes": len(model)}
-
-
-def check_named(name: str, version: str) -> None:
-    """Raises `UsageError` where a card could not carry them: its id, the label of every vector, begins with both."""
-    for option, said, like in (("--name", name, "my-osnet"), ("--version", version, "2.1")):
-        if not NAME.fullmatch(said):
-            raise UsageError(
-                f"{option} {said}: expected small letters, digits, '.', '_' and '-', at most 64, like {like}"
-            )
 
 
 def _search_graphs(bundle: Bundle, conversion: Conversion) -> tuple[bytes, bytes]:

@@ -9,9 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from deploy.adopt_links import fitter
+from deploy.adopting import check_named
 from deploy.backends.pixels import fit_of, scaled
 from deploy.bundle import Bundle
-from deploy.converting import Conversion, check_named, converting
+from deploy.converting import Conversion, converting
 from deploy.export import Described, export
 from deploy.export_search import export_person_search, served_hw
 from deploy.thresholds import card_defaults

@@ -255,6 +255,9 @@ def test_the_command_writes_a_bundle_that_settings_can_name(
         pytest.param(["--preset", "yolox"], 1, "returns (1, 12), expected (1, boxes,", id="wrong shape"),
         pytest.param(["--preset", "omz-reid", "--kind", "detector"], 2, "is of kind embedder", id="contradiction"),
         pytest.param(["--preset", "omz-reid", "--name", "No!"], 2, "expected small letters", id="impossible name"),
+        pytest.param(
+            ["--preset", "omz-reid", "--version", "1 b"], 2, "--version 1 b: expected", id="impossible version"
+        ),
         pytest.param(["--preset", "omz-reid", "--mean", "1,2"], 2, "three numbers like", id="two numbers"),
         pytest.param(["--preset", "omz-reid", "--input-hw", "256"], 2, "height and width like 256x128", id="one side"),
         pytest.param(

@@ -33,9 +33,7 @@ def tracker() -> Tracker:
 
 @pytest.mark.parametrize("fps", [2, 4, 5, 12, 25])
 @pytest.mark.parametrize("heights_per_s", [0.0, 0.8, 2.0], ids=["standing", "walking", "running"])
-def test_one_person_is_one_tracklet_from_the_first_frame_on(
-    tracker: Tracker, fps: float, heights_per_s: float
-) -> None:
+def test_one_person_is_one_tracklet_from_the_first_frame_on(tracker: Tracker, fps: float, heights_per_s: float) -> None:
     frames = int(2 * fps)
     seen = [step(tracker, k / fps, [(50 + heights_per_s * 120 * k / fps, 100, RED)]) for k in range(frames)]
     assert seen == [[1]] * frames

@@ -1,7 +1,10 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from services import unavailable
 
 from stream.errors import DataError, UsageError
 from tests.trainer import osnet_small as small
@@ -189,6 +192,25 @@ def test_every_augmentation_feeds_the_network(augment):
     task = small.task(augment=augment)
     task.begin_epoch(0)
     assert torch.isfinite(task.losses(torch.arange(16), torch.Generator().manual_seed(0), CPU)["softmax"])
+
+
+def test_a_compiled_network_learns_the_same():
+    if shutil.which("g++") is None:
+        unavailable("torch compiles networks with g++: apt-get install g++")
+    found = []
+    for compiled in (False, True):
+        task = small.task(depths=(1,), fusion="add", compile=compiled)
+        task.begin_epoch(0)
+        loss = task.losses(torch.arange(16), torch.Generator().manual_seed(0), CPU)["softmax"]
+        loss.backward()
+        found.append((loss.detach(), *(p.grad for p in task.network.parameters())))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UsageError, match=r"neither g\+\+ nor clang\+\+ is on the PATH: install one"):
+        small.task(compile=True)
 
 
 def test_torchreids_weights_fill_all_but_the_classifier(tmp_path):

@@ -6,6 +6,7 @@ of every scale are mixed anew for every person. Light: 2,169,508 parameters with
 0.25. Structure and names of the parameters are those of torchreid, so weights interchange.
 """
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -382,7 +383,7 @@ class OSNetTask(Task):
             sites = sites_of(data.people, data.cameras) if recipe.sampler == "sites" else None
             self.sampler = PKSampler(self._labels, recipe.batch_people, recipe.batch_pictures, recipe.seed, sites)
         self._augment = _augment(recipe)
-        self._forward = torch.compile(self.network) if recipe.compile else self.network
+        self._forward = _compiled(self.network) if recipe.compile else self.network
         self._with_softmax, self._with_triplet = True, False
 
     def fill(self, weights: str) -> Matched:
@@ -445,6 +446,15 @@ class OSNetTask(Task):
         if recipe.centre_weight:
             terms["centre"] = recipe.centre_weight * self.head.centre(vectors, labels)  # type: ignore[operator]
         return terms
+
+
+def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    if not any(shutil.which(compiler) for compiler in ("g++", "clang++")):
+        raise UsageError(
+            "compile = true: torch needs a C++ compiler for that, and neither g++ nor clang++ is on the PATH: install one, or leave it out"
+        )
+    compiled: Callable[[Tensor], Tensor] = torch.compile(network)
+    return compiled
 
 
 def _check_first_epoch(recipe: OSNetRecipe) -> None:
