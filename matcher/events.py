@@ -42,6 +42,7 @@ Where = str | Path | KafkaSettings | RedisSettings
 Start = Literal["earliest", "latest"] | datetime
 
 TOPIC_POLL_S = 1.0  # who waits for a topic looks this often
+REPEATS = 1000  # a relay that starts again repeats fewer; a number further back says that the site's numbers began anew
 FROM_THE_START = "leave out after= to go on with the oldest event that is left"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -188,6 +189,11 @@ def _from_kafka(
             _seek_behind(source, site, after, end, follow)
         for record in _until(source, None if follow else end, stop, group):
             number = record.message.number
+            if last is not None and number <= last - REPEATS:
+                if group is None:
+                    _check_known(site, last, number)
+                log.warning("site %s: its numbers began anew with %d behind %d", site, number, last)
+                last = None
             if last is None or number > last:  # else it was relayed twice
                 if group is None:
                     _check_next(site, last, number)

@@ -9,7 +9,7 @@ CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 def usable_cores(cpu_max: Path = CPU_MAX) -> int:
-    """At least 1. More threads than this wait for each other: training with two on one core took several times as long."""
+    """At least 1. More threads than this wait for each other."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = cpu_max.read_text().split()

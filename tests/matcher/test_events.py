@@ -252,6 +252,19 @@ def test_repeats_in_the_topic_come_once(kafka_server, site):
     assert last_number(settings, spec.name) == 10
 
 
+def test_who_follows_hears_that_the_numbers_began_anew(kafka_server, site):
+    settings = KafkaSettings(bootstrap_servers=kafka_server)
+    spec = TopicSpec(f"sightline.{site}.matches", 1, 600)
+    ensure_topics(settings, [spec])
+    sink = KafkaSink(settings, spec, lambda _: 0)
+    sink.send([*ten(5001), *ten(1)])
+    sink.close()
+    with pytest.raises(OffsetGone, match="event 5010 was read before, its newest is 1: its numbers began anew"):
+        list(events(settings, site=site))
+    in_group = numbers(events(settings, site=site, group=f"g-{site}", follow=False))
+    assert in_group == [*range(5001, 5011), *range(1, 11)], "a group keeps no number: it gets all"
+
+
 def test_a_group_goes_on_where_it_stopped(kafka_server, site):
     settings = KafkaSettings(bootstrap_servers=kafka_server)
     spec = TopicSpec(f"sightline.{site}.matches", 1, 600)

@@ -92,7 +92,7 @@ class OSNetRecipe(Recipe):
     centre_weight: Weight = 0.0
     """Of the squared distance to one's person's centre; where it is used at all, 0.0005 is."""
     compile: bool = False
-    """The network is compiled by torch (a minute or two first, a C++ compiler needed): x0.25 trains half as fast again on a CPU."""
+    """The network is compiled by torch: a minute or two first, and a C++ compiler is needed; then a step takes less."""
     calm: bool = False
     """Every block begins as its shortcut alone: the scale of its last norm is 0."""
 
