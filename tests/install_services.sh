@@ -2,7 +2,7 @@
 # Installs what the tests run against (servers, compilers for the USB camera and for compiled training), where apt is there and we may use it. What is missing
 # afterwards is a skipped test with its reason on a developer's machine and a failure when CI=true.
 set -u
-packages="gir1.2-gst-rtsp-server-1.0 gstreamer1.0-rtsp gstreamer1.0-plugins-good gstreamer1.0-plugins-bad glib-networking python3-gi redis-server gcc g++ libc6-dev"
+packages="gir1.2-gst-rtsp-server-1.0 gstreamer1.0-rtsp gstreamer1.0-plugins-good gstreamer1.0-plugins-bad glib-networking python3-gi redis-server gcc g++ libc6-dev python3-dev"
 missing=""
 for package in $packages; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing="$missing $package"

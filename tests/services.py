@@ -44,7 +44,7 @@ def free_port() -> int:
             return port
 
 
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 20) -> None:
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
     """Return once the condition holds; fail with `what` otherwise."""
     deadline = time.monotonic() + timeout_s
     while not condition():

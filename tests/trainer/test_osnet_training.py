@@ -1,4 +1,6 @@
 import shutil
+import sysconfig
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,8 +197,8 @@ def test_every_augmentation_feeds_the_network(augment):
 
 
 def test_a_compiled_network_learns_the_same():
-    if shutil.which("g++") is None:
-        unavailable("torch compiles networks with g++: apt-get install g++")
+    if shutil.which("g++") is None or not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        unavailable("torch compiles networks with g++ and Python's headers: apt-get install g++ python3-dev")
     found = []
     for compiled in (False, True):
         task = small.task(depths=(1,), fusion="add", compile=compiled)
@@ -207,9 +209,20 @@ def test_a_compiled_network_learns_the_same():
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
 
 
-def test_compiling_without_a_compiler_is_refused(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(UsageError, match=r"neither g\+\+ nor clang\+\+ is on the PATH: install one"):
+@pytest.mark.parametrize(
+    ("lacks", "message"),
+    [
+        pytest.param(
+            "g++", "torch needs a C\\+\\+ compiler for that, and there is none: apt-get install g", id="compiler"
+        ),
+        pytest.param("Python.h", "torch needs Python.h for that", id="headers"),
+    ],
+)
+def test_compiling_without_its_tools_is_refused(monkeypatch, tmp_path, lacks, message):
+    (tmp_path / "g++").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere" if lacks == "g++" else tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    with pytest.raises(UsageError, match=message):
         small.task(compile=True)
 
 

@@ -7,7 +7,9 @@ of every scale are mixed anew for every person. Light: 2,169,508 parameters with
 """
 
 import shutil
+import sysconfig
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -449,9 +451,11 @@ class OSNetTask(Task):
 
 
 def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    if not any(shutil.which(compiler) for compiler in ("g++", "clang++")):
+    compiler = any(shutil.which(each) for each in ("g++", "clang++"))
+    if not compiler or not Path(sysconfig.get_path("include"), "Python.h").is_file():
         raise UsageError(
-            "compile = true: torch needs a C++ compiler for that, and neither g++ nor clang++ is on the PATH: install one, or leave it out"
+            f"compile = true: torch needs {'Python.h' if compiler else 'a C++ compiler'} for that, and there is none: "
+            "apt-get install g++ python3-dev, or leave it out"
         )
     compiled: Callable[[Tensor], Tensor] = torch.compile(network)
     return compiled
