@@ -29,6 +29,7 @@ from detector.settings import DetectorSettings
 
 NEW_COST = 1.0  # -ln density, in heights, from which on a box is rather a newcomer's; 0 or 2 mixes or breaks more (benchmarks/track.py)
 CUT = 3.0  # nats for a width or height that is quite another: legs or a side are hidden
+WEAK_S = 3.0  # weak boxes alone keep a tracklet for so long: what a room shows for ever where somebody stood is nobody
 MAX_SIGMA = 4.5  # a box further from where a track is expected cannot be its
 SIZE_RATIO = 3.5  # nor one so much higher or lower; hidden legs halve a box
 CLOSE = 3.0  # nats: exchanged names would be 5 % likely; a close call
@@ -58,6 +59,7 @@ class Tracker:
         self._ids = np.zeros(0, np.int64)  # a track's own name, never reused
         self._numbers = np.zeros(0, np.int64)  # the tracklet's public number
         self._seen_s = np.zeros(0)
+        self._sure_s = np.zeros(0)  # last seen by a confident box
         self._looks = np.zeros((0, SIZE))  # running mean while alone
         self._looked = np.zeros(0)  # how many looks are in it
         self._doubts = Doubts()
@@ -81,12 +83,13 @@ class Tracker:
         xywh = to_xywh(xyxy)
         overlap = hidden(xyxy)
         cost = self._cost(xywh) + self._colour_cost(looks, overlap)
-        track_of, close = self._associate(cost, scores, before_s)
+        track_of, close = self._associate(now_s, cost, scores, before_s)
 
         boxes = np.flatnonzero(track_of >= 0)
         rows = track_of[boxes]
         self._filters.update(rows, xywh[boxes])
         self._seen_s[rows] = now_s
+        self._sure_s[rows[scores[boxes] >= self._settings.high_score]] = now_s
         clear = (overlap <= SOLID) & (xyxy[:, 0] > SIDE * size_hw[1]) & (xyxy[:, 2] < (1 - SIDE) * size_hw[1])
         self._doubt(now_s, cost, rows, boxes, close)
         self._look(rows, looks[boxes], clear[boxes])
@@ -107,7 +110,8 @@ class Tracker:
         outside = (x < 0) | (x > size_hw[1]) | (y + h < 0) | (y > size_hw[0])
         keep = (away <= self._settings.max_lost_s + 1e-6) & ~(outside & (away > 0))
         self._filters.keep(keep)
-        self._ids, self._numbers, self._seen_s = self._ids[keep], self._numbers[keep], self._seen_s[keep]
+        self._ids, self._numbers = self._ids[keep], self._numbers[keep]
+        self._seen_s, self._sure_s = self._seen_s[keep], self._sure_s[keep]
         self._looks, self._looked = self._looks[keep], self._looked[keep]
 
     def _cost(self, xywh: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -130,12 +134,12 @@ class Tracker:
         return np.where(self._looked[:, None] > 0, nats * (1 - overlap), COLOUR * np.log1p(1 / FREEDOM))
 
     def _associate(
-        self, cost: NDArray[np.float64], scores: NDArray[np.float32], before_s: float | None
+        self, now_s: float, cost: NDArray[np.float64], scores: NDArray[np.float32], before_s: float | None
     ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """(N,) row of each box's track or -1, and (N,) whether another choice was nearly as good."""
         track_of = np.full(len(scores), -1, np.intp)
         high = scores >= self._settings.high_score
-        in_sight = self._seen_s == before_s
+        in_sight = (self._seen_s == before_s) & (now_s - self._sure_s <= WEAK_S)
         taken = np.zeros(len(cost), bool)
         for those, these in ((np.ones(len(cost), bool), high), (in_sight, ~high)):
             free_rows = np.flatnonzero(those & ~taken)
@@ -202,7 +206,7 @@ class Tracker:
         for pair, verdict in verdicts:
             mine = np.flatnonzero(np.isin(self._ids, pair))
             if verdict is Verdict.SWAP and len(mine) == 2:
-                for array in (self._ids, self._numbers, self._looks, self._looked):
+                for array in (self._ids, self._numbers, self._sure_s, self._looks, self._looked):
                     array[mine] = array[mine[::-1]]
             elif verdict is not Verdict.KEEP:
                 self._ids[mine] = [self._next_id() for _ in mine]
@@ -216,6 +220,7 @@ class Tracker:
         self._ids = np.append(self._ids, [self._next_id() for _ in range(n)]).astype(np.int64)
         self._numbers = np.append(self._numbers, self._next_numbers(n))
         self._seen_s = np.append(self._seen_s, np.full(n, now_s))
+        self._sure_s = np.append(self._sure_s, np.full(n, now_s))
         self._looks = np.concatenate([self._looks, np.zeros((n, SIZE))])
         self._looked = np.append(self._looked, np.zeros(n))
 

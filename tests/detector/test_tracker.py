@@ -65,6 +65,14 @@ def test_weak_boxes_keep_a_tracklet_alive_and_begin_none(tracker: Tracker) -> No
         assert step(tracker, 0.2 * k, people, [0.9 if k < 3 else 0.2, 0.2]) == [1, 0]
 
 
+def test_weak_boxes_alone_keep_nobody_for_ever(tracker: Tracker) -> None:
+    """A coat on a chair where somebody stood."""
+    step(tracker, 0.0, [(100, 100, RED)])
+    seen = [step(tracker, 0.2 * k, [(100, 100, RED)], [0.3]) for k in range(1, 40)]
+    assert seen == [[1]] * 15 + [[0]] * 24
+    assert step(tracker, 8.0, [(100, 100, RED)]) == [2]
+
+
 def test_whoever_walks_out_is_not_taken_for_whoever_walks_in(tracker: Tracker) -> None:
     for k in range(7):
         step(tracker, 0.2 * k, [(160 - 25 * k, 100, RED)])
