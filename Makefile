@@ -45,9 +45,9 @@ clean:  ## remove what the other targets made
 
 .venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $$($(PYTHON) --version) found: make PYTHON=python3.11 ..."; exit 1; }
-	@$(PYTHON) -m venv .venv >/dev/null 2>&1 || { rm -rf .venv; [ "$$(id -u)" = 0 ] && \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv >/dev/null && $(PYTHON) -m venv .venv; } 2>/dev/null \
-	|| { rm -rf .venv; echo "no virtual environment could be made: on Debian, apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || [ "$$(id -u)" != 0 ] || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv; } >/dev/null 2>&1 || true
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "no virtual environment could be made: on Debian, apt-get install python3-venv"; exit 1; }
 
 .venv/.base: .venv/bin/pip pyproject.toml constraints.txt
 	@echo "installing the stream into .venv"

@@ -32,9 +32,7 @@ WATCH_S = 2.0  # each camera is watched this long
 FRAMES = 50  # or for so many pictures, whichever comes first: a file gives them at once
 SILENCE_S = 10.0
 LATE_FIRST_PICTURE_S = 4.0  # beyond, the camera sends key frames too rarely to come back quickly
-LEAST_FPS = (
-    2.0  # of the real clip's seven people the shipped models find five at 6 fps, four at 3 and at 2, nobody at 1
-)
+LEAST_FPS = 2.0  # of the real clip's seven people five are found at 6 fps, four at 3 and at 2, nobody at 1
 DISK_FREE = 2 << 30
 
 

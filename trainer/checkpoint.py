@@ -22,6 +22,21 @@ UNTOLD = 2
 """Checkpoints of version 2 did not say what their weights had seen before: their recipe's data set stands for it."""
 FIRST = 1
 """Checkpoints of version 1 counted steps, not epochs: their networks are read, their runs cannot go on."""
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+)
+"""What reading a damaged file of `torch.save` may raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +99,21 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def altered_part(path: Path) -> str | None:
+    """The first part of a file of `torch.save` that lacks its checksum, which torch itself does not compare; None: all have theirs.
+
+    Raises one of `UNREADABLE` where it is no such file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
+
+
 def load(path: Path) -> Checkpoint:
     """Read one that `save` wrote; nothing in the file is executed. Anything else is a DataError."""
     if not path.is_file():
         raise DataError(f"no checkpoint at {path}: `sightline train` writes checkpoint.pt into its --output folder")
     try:
-        with zipfile.ZipFile(path) as archive:
-            altered = archive.testzip()  # torch itself compares no checksum
+        altered = altered_part(path)
         if altered is not None:
             raise _damaged(path, f"its part {altered} is not what was written")
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -101,20 +124,7 @@ def load(path: Path) -> Checkpoint:
         elif version not in (UNTOLD, VERSION):
             raise DataError(f"{path} is a checkpoint of version {version}, this program reads up to version {VERSION}")
         saved = Checkpoint(**content)
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        OverflowError,
-        AttributeError,
-        struct.error,
-        zlib.error,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-    ) as error:
+    except UNREADABLE as error:
         raise _damaged(path, type(error).__name__) from error
     wrong = _wrong_field(saved)
     if wrong:

@@ -112,7 +112,8 @@ class PKSampler(Sampler):
             site = self._site[rest[0]]
             some = [pid for pid in rest if self._site[pid] == site][: min(self._per_site, self._people - len(drawn))]
             drawn += some
-            rest = [pid for pid in rest if self._site[pid] != site] or [pid for pid in rest if pid not in set(some)]
+            taken = set(some)
+            rest = [pid for pid in rest if self._site[pid] != site] or [pid for pid in rest if pid not in taken]
         return np.array(drawn)
 
 

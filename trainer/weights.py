@@ -6,11 +6,9 @@ What does not fit is left out and named, so a classifier for other people does n
 import contextlib
 import pickle
 import socket
-import struct
 import sys
 import urllib.error
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from stream.errors import DataError
+from trainer.checkpoint import UNREADABLE, altered_part
 
 IMAGENET = "imagenet"
 REMEDY = "or train with --from-scratch"
@@ -98,23 +97,14 @@ def _read(path: Path) -> Mapping[str, Any]:
             f"weights = {str(path)!r}: there is no such file: name one, {IMAGENET!r} for torchvision's, {REMEDY}"
         )
     try:
-        _check_sums(path)
+        altered = (
+            altered_part(path) if zipfile.is_zipfile(path) else None
+        )  # files of before torch 1.6 have no checksums
+        if altered is not None:
+            raise DataError(f"{path} is damaged: {altered} in it does not have its checksum; fetch the file again")
         with torch.serialization.safe_globals(NUMBERS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        OSError,
-        RuntimeError,
-        OverflowError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"{path} is damaged, or holds more than tensors and numbers and is therefore not read ({type(error).__name__}): "
             "save its state dict alone with torch.save"
@@ -125,15 +115,6 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise DataError(f"{path} holds a {type(content).__name__}, expected a state dict: names and tensors")
     return content
-
-
-def _check_sums(path: Path) -> None:
-    """Torch compares no checksum of a file's parts: a weight that lost a bit would be taken for one. Files of before torch 1.6 have none."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            altered = archive.testzip()
-        if altered is not None:
-            raise DataError(f"{path} is damaged: {altered} in it does not have its checksum; fetch the file again")
 
 
 def _download(imagenet: Any) -> Mapping[str, Any]:

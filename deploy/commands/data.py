@@ -39,7 +39,6 @@ def inspect(
 
     Example: sightline data inspect market1501 /data/Market-1501-v15.09.15
     """
-
     from deploy.training import require_torch
 
     require_torch("data")
@@ -72,7 +71,6 @@ def annotate(
 
     Example: sightline data annotate market1501 /data/Market-1501-v15.09.15
     """
-
     from deploy.training import require_torch
 
     require_torch("data")

@@ -99,7 +99,9 @@ def prepare(settings: SceneSettings) -> None:
 def _make_room(cache: Path) -> None:
     """Remove the scenes that were not asked for the longest, each under another name first: its clips never outlive its truth."""
     with suppress(FileNotFoundError):  # another process makes room as well
-        scenes = sorted((p for p in cache.iterdir() if p.name[0] != "."), key=lambda p: p.stat().st_mtime)
+        scenes = sorted(
+            (p for p in cache.iterdir() if p.is_dir() and not p.name.startswith(GONE)), key=lambda p: p.stat().st_mtime
+        )
         for old in scenes[:-KEEP_SCENES]:
             old.rename(old.with_name(GONE + old.name))
     for gone in cache.glob(f"{GONE}*"):
