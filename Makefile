@@ -30,7 +30,7 @@ format: .venv/.dev  ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-gpu-check:  ## on a machine with an NVIDIA GPU: build the shipped models' TensorRT engines, prove them, print their speed
+gpu-check:  ## on a machine with an NVIDIA GPU: build TensorRT engines of the shipped models and of every method, prove them, print their speed
 	@nvidia-smi -L >/dev/null 2>&1 || { echo "gpu-check: no NVIDIA GPU can be seen (nvidia-smi -L): run it on a machine with one"; exit 1; }
 	@command -v nvcc >/dev/null || { echo "gpu-check: the CUDA toolkit's nvcc is not on the PATH, and pycuda is built with it (docs/tensorrt.md)"; exit 1; }
 	@$(MAKE) --no-print-directory .venv/.gpu

@@ -36,7 +36,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """None where it was refused."""
     ms_per_batch: float | None = None
     memory_mb: float | None = None
-    """By how much the process grew when it was loaded and first run."""
+    """By how much the process grew when it was loaded and first run; a GPU's own memory is not in it."""
     of_peak: float | None = None
     """Share of the multiply-adds per second that this precision reaches at most here."""
     times_torch: float | None = None
@@ -52,6 +52,8 @@ class Subject:
     bundle: Bundle
     in_torch: auto.Infers | None
     """The same network in torch, as it is trained."""
+    checkpoint: Path | None = None
+    """What torch's recorded graphs are made of on a GPU."""
 
 
 def bench_models(names: Sequence[str], *, methods: bool, batch: int, threads: int, console: Console) -> dict[str, Any]:
@@ -89,20 +91,21 @@ def of_bundles(names: Sequence[str]) -> Iterator[Subject]:
 
 def of_methods(folder: Path, console: Console) -> Iterator[Subject]:
     """A network of each method at its own input size. Speed asks for no training, so weights are random."""
-    from deploy.bench_networks import NETWORKS, random_bundle
+    from deploy.bench_networks import CHECKPOINT, NETWORKS, random_bundle
 
     for name, recipe in NETWORKS.items():
         console.print(f"{name}: exporting")
         bundle, in_torch = random_bundle(name, recipe, folder / name)
-        yield Subject(name, bundle, in_torch)
+        checkpoint = bundle.path / CHECKPOINT
+        yield Subject(name, bundle, in_torch, checkpoint if checkpoint.exists() else None)
 
 
 def measure(subject: Subject, batch: int, threads: int, peak: dict[Arithmetic, float]) -> list[Row]:
     """The model in every runtime that can be had here, timed in turns."""
     bundle, card = subject.bundle, subject.bundle.card
     size = min(batch, card.max_batch)
-    candidates = backends.candidates(bundle, threads, "auto")
-    held: list[tuple[str, Arithmetic, auto.Infers, float]] = []
+    candidates = backends.candidates(bundle, threads, "auto", subject.checkpoint)
+    held: list[tuple[str, Arithmetic | None, auto.Infers, float]] = []  # None: on a GPU, whose peak is not known
     rows = []
     loaded = ExitStack()
     for candidate in candidates:
@@ -110,13 +113,16 @@ def measure(subject: Subject, batch: int, threads: int, peak: dict[Arithmetic, f
             made, memory_mb = _grown(candidate.make, bundle, size)
             loaded.callback(made.close)
             auto.verify(made, bundle, candidate.precision)
-            held.append((candidate.name, candidate.precision, made, memory_mb))
+            here = candidate.runtime in auto.ON_PROCESSOR
+            held.append((candidate.name, candidate.precision if here else None, made, memory_mb))
         except SightlineError as error:
             rows.append(Row(model=subject.name, backend=candidate.name, batch=size, refused=str(error)))
     if subject.in_torch is not None:
+        import torch
+
         eager = subject.in_torch
         _, memory_mb = _grown(lambda: eager, bundle, size)
-        held.append((EAGER, "fp32", eager, memory_mb))
+        held.append((EAGER, None if torch.cuda.is_available() else "fp32", eager, memory_mb))
     clock = auto.clock_for(candidates, threads)
     rates = auto.pictures_per_second([each for _, _, each, _ in held], bundle, clock, sizes=(size,))
     macs = multiply_adds(bundle.model.read_bytes())

@@ -9,6 +9,8 @@ from deploy.bundle import Bundle, write_bundle
 from deploy.export import MAX_BATCH, to_onnx
 from deploy.export_search import SearchDetect, served_hw, to_graphs
 from stream.model import ModelCard
+from trainer import checkpoint
+from trainer.checkpoint import Checkpoint
 from trainer.methods import method_module
 from trainer.methods.detector import DetectorRecipe
 from trainer.methods.eprinet import EPRINetRecipe
@@ -30,10 +32,12 @@ NETWORKS: dict[str, Recipe] = {
     "detector": DetectorRecipe(),
 }
 GOLDEN = 2
+CHECKPOINT = "checkpoint.pt"
+"""Beside the bundle, of what torch serves too: all but a person search."""
 
 
 def random_bundle(name: str, recipe: Recipe, folder: Path) -> tuple[Bundle, TorchBackend]:
-    """The method's network as a bundle in `folder`, without link rows, and the same network in torch."""
+    """The method's network as a bundle in `folder`, without link rows, beside its checkpoint; and the same network in torch."""
     torch.manual_seed(0)
     network = method_module(recipe.method).embedder(recipe).eval()
     size_hw, kind = recipe.input_hw, kind_of(recipe.method)
@@ -63,4 +67,8 @@ def random_bundle(name: str, recipe: Recipe, folder: Path) -> tuple[Bundle, Torc
         source="random weights",
         digest="0" * 64,  # write_bundle fills it in
     )
-    return write_bundle(folder, model, card, {"inputs": golden, **outputs}, query=query), in_torch
+    bundle = write_bundle(folder, model, card, {"inputs": golden, **outputs}, query=query)
+    if query is None:
+        saved = Checkpoint(recipe.model_dump(mode="json"), 1.0, 0, network.state_dict())
+        checkpoint.save(folder / CHECKPOINT, saved)
+    return bundle, in_torch

@@ -17,9 +17,10 @@ from deploy.adopt_links import read_picture
 from deploy.adopting import check_named
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.backends.pixels import fit_of, scaled
+from deploy.backends.query import QueryRuntime
 from deploy.bundle import Bundle, load_bundle, write_bundle
 from deploy.precision import LEAST_PICTURES, convert
-from deploy.searcher import Searcher
+from deploy.searcher import Searcher, golden_cosine
 from deploy.training import Bar, check_output
 from stream.errors import BundleError, DataError, UsageError
 from stream.model import Kind, ModelCard, Precision
@@ -107,17 +108,21 @@ def convert_bundle(
 
 
 def _search_graphs(bundle: Bundle, conversion: Conversion) -> tuple[bytes, bytes]:
-    """Both graphs of a person search in half precision, once the first has found the golden people again."""
+    """Both graphs of a person search in half precision, once they have found and described the golden people again."""
     model = convert(bundle.model.read_bytes(), conversion.precision, conversion.calibration, conversion.report)
     query = onnx.load(bundle.query).SerializeToString()  # with its weights, which lie in the other file
+    query = convert(query, conversion.precision, conversion.calibration, conversion.report)
     inputs, want = bundle.answers()
     with closing(OnnxRuntimeBackend(model, bundle.card)) as runtime:
         have = runtime.infer(inputs)
     limits = gate.LIMITS[conversion.precision]
     said = search_people.differ(have, want, score=limits.score, box_px=limits.box_px, cosine=limits.cosine)
+    cosine = golden_cosine(QueryRuntime(query, bundle.card), bundle)
+    if said is None and not cosine >= limits.cosine:
+        said = f"vectors of given boxes have cosine {cosine:.5f} to what is expected (at least {limits.cosine})"
     if said is not None:
         raise BundleError(f"{bundle.path}: {said}, in {conversion.precision}: nothing was written, keep fp32")
-    return model, convert(query, conversion.precision, conversion.calibration, conversion.report)
+    return model, query
 
 
 @contextmanager

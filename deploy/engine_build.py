@@ -1,6 +1,9 @@
 """ONNX -> TensorRT engine, through the tensorrt package's own parser."""
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +78,8 @@ def build_plan(bundle: Bundle, target: Target, device: Device, progress: Progres
             config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
         monitor = _monitor(progress)
         config.progress_monitor = monitor
-        plan: Any = builder.build_serialized_network(network, config)
+        with _heard(monitor):
+            plan: Any = builder.build_serialized_network(network, config)
         if monitor.interrupted:
             raise KeyboardInterrupt
         if plan is None:
@@ -121,8 +125,26 @@ def _refused(parser: "trt.OnnxParser") -> str:
     )
 
 
+@contextmanager
+def _heard(monitor: Any) -> Iterator[None]:
+    """Within it Ctrl-C is noted by `monitor`, which ends the build: as an exception TensorRT's callbacks would swallow it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, frame: object) -> None:
+        monitor.interrupted = True
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _monitor(progress: Progress) -> Any:
-    """TensorRT's progress, outermost phases only. An interruption ends the build: it may not pass through TensorRT's own code."""
+    """TensorRT's progress, outermost phases only; the build ends once it is `interrupted`."""
     import tensorrt as trt
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, unused-ignore]  # its type is known where TensorRT is installed
@@ -134,21 +156,16 @@ def _monitor(progress: Progress) -> Any:
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: Any) -> None:
             if not parent_phase:
                 self.steps[phase_name] = int(num_steps)
-                self._tell(phase_name, 0)
+                progress(phase_name, 0, self.steps[phase_name])
 
         def step_complete(self, phase_name: str, step: Any) -> bool:
             if phase_name in self.steps:
-                self._tell(phase_name, int(step) + 1)
+                progress(phase_name, int(step) + 1, self.steps[phase_name])
             return not self.interrupted
 
         def phase_finish(self, phase_name: str) -> None:
             if phase_name in self.steps:
-                self._tell(phase_name, self.steps.pop(phase_name))
-
-        def _tell(self, phase: str, done: int) -> None:
-            try:
-                progress(phase, done, self.steps.get(phase, done))
-            except KeyboardInterrupt:
-                self.interrupted = True
+                total = self.steps.pop(phase_name)
+                progress(phase_name, total, total)
 
     return Monitor()

@@ -94,9 +94,9 @@ def export(
         digest="0" * 64,  # write_bundle fills it in
     )
     check_defaults(card)
-    runtime = OnnxRuntimeBackend(model, card, threads=1)
-    gate.check(runtime, expected, golden, reference=in_torch.infer)
-    runtime.close()
+    for candidate in backends.exact(model, card):
+        with closing(candidate.make()) as each:
+            gate.check(each, expected, golden, reference=in_torch.infer)
     if conversion is not None:  # a fault of the export is told apart from what a precision does
         model, card, runtime = proved(model, card, expected, golden, conversion)
         runtime.close()

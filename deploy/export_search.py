@@ -6,6 +6,7 @@ as `PersonSearch.embed`, with the same weights, which are stored once; table and
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,7 @@ from onnx.external_data_helper import set_external_data
 from torch import Tensor
 from torchvision import ops
 
-from deploy import metadata, search_people
-from deploy.backends.onnxruntime import OnnxRuntimeBackend
+from deploy import backends, metadata, search_people
 from deploy.backends.query import QueryRuntime
 from deploy.bundle import MODEL, Bundle, load_bundle, write_bundle
 from deploy.export import Described, to_graph
@@ -26,7 +26,7 @@ from deploy.search_links import fit_search_links
 from deploy.searcher import QUERY_BOXES, QUERY_EMBEDDING, Searcher
 from deploy.thresholds import check_defaults
 from stream.errors import BundleError, UsageError
-from stream.model import ModelCard
+from stream.model import Backend, ModelCard
 from trainer import checkpoint
 from trainer.augment import MEAN, STD
 from trainer.methods.person_search import MAX_IOU, STRIDE, PersonSearch, PersonSearchRecipe
@@ -173,7 +173,9 @@ def export_person_search(
     )
     check_defaults(card)
     asked = QueryRuntime(query, card, torch.get_num_threads())
-    check(OnnxRuntimeBackend(model, card), asked, golden, expected, boxes, described_boxes)
+    for candidate in backends.exact(model, card):
+        with closing(candidate.make()) as detect:
+            check(detect, asked, golden, expected, boxes, described_boxes)
     if scenes is None:
         scenes, fitted_on = synthetic_scenes(), DESCRIPTION
     rows = fit_search_links(asked, scenes, fitted_on, report)
@@ -216,7 +218,7 @@ def in_torch(network: PersonSearch, size_hw: tuple[int, int], scenes: U8, boxes:
 
 
 def check(
-    detect: OnnxRuntimeBackend, query: QueryRuntime, scenes: U8, expected: dict[str, F32], boxes: F32, described: F32
+    detect: Backend, query: QueryRuntime, scenes: U8, expected: dict[str, F32], boxes: F32, described: F32
 ) -> None:
     """Raises `BundleError` unless both graphs answer for `scenes` as torch did, and torch found somebody."""
     if not expected["scores"].any():

@@ -29,13 +29,7 @@ class Searcher:
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         self.backend = backends.load(bundle, threads)
         self.query = QueryRuntime(bundle.query, bundle.card, threads)
-        golden = bundle.golden()
-        pictures, _ = bundle.answers()
-        if not {QUERY_BOXES, QUERY_EMBEDDING} <= golden.keys():
-            raise BundleError(f"{bundle.path}: golden.npz holds no answers of {bundle.query.name}; export it again")
-        boxes = golden[QUERY_BOXES].astype(np.float32)
-        have = np.stack([self.query.infer(*asked) for asked in zip(pictures, boxes, strict=True)])
-        cosine = float((have * golden[QUERY_EMBEDDING].astype(np.float32)).sum(-1).min())
+        cosine = golden_cosine(self.query, bundle)
         if not cosine >= backends.MIN_COSINE:
             raise BundleError(
                 f"{bundle.query}: this machine does not give the bundle's golden outputs: embedding has cosine {cosine:.3f} "
@@ -68,6 +62,16 @@ class Searcher:
     def embed(self, images: Sequence[U8], boxes: Sequence[F32], /) -> list[F32]:
         """Frames and boxes (n, 4) in their pixels -> per frame unit vectors (n, D)."""
         return [embed(self.query, image, xyxy) for image, xyxy in zip(images, boxes, strict=True)]
+
+
+def golden_cosine(query: QueryRuntime, bundle: Bundle) -> float:
+    """The least cosine of what `query` gives for the bundle's golden boxes to what was given for them when it was exported."""
+    golden, (pictures, _) = bundle.golden(), bundle.answers()
+    if not {QUERY_BOXES, QUERY_EMBEDDING} <= golden.keys():
+        raise BundleError(f"{bundle.path}: golden.npz holds no answers of {bundle.query.name}; export it again")
+    boxes = golden[QUERY_BOXES].astype(np.float32)
+    have = np.stack([query.infer(*asked) for asked in zip(pictures, boxes, strict=True)])
+    return float((have * golden[QUERY_EMBEDDING].astype(np.float32)).sum(-1).min())
 
 
 def embed(query: QueryRuntime, image: U8, boxes: F32) -> F32:

@@ -110,7 +110,7 @@ def served(saved: Checkpoint, input_hw: tuple[int, int] | None = None) -> tuple[
 
 
 class TorchBackend:
-    """Runs a served network in torch: what checkpoints are judged with, and what an export must equal."""
+    """Runs a served network in torch, in float32: what checkpoints are judged with, and what an export must equal."""
 
     def __init__(self, module: Served) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -131,8 +131,11 @@ class TorchBackend:
         """
         parts: list[tuple[Tensor, ...]] = []
         inputs = (images,) if joints is None else (images, joints)
-        for start in range(0, len(images), MAX_BATCH):
-            out = self._module(*(torch.from_numpy(x[start : start + MAX_BATCH]).to(self._device) for x in inputs))
-            parts.append(out if isinstance(out, tuple) else (out,))
+        with torch.backends.cudnn.flags(
+            enabled=True, allow_tf32=False
+        ):  # TF32 keeps 10 bits: twice what an export may differ
+            for start in range(0, len(images), MAX_BATCH):
+                out = self._module(*(torch.from_numpy(x[start : start + MAX_BATCH]).to(self._device) for x in inputs))
+                parts.append(out if isinstance(out, tuple) else (out,))
         columns = zip(*parts, strict=True)
         return {name: torch.cat(c).cpu().numpy() for name, c in zip(self._module.outputs, columns, strict=True)}

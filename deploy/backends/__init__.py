@@ -99,6 +99,11 @@ def on_processor(model: Path | bytes, card: ModelCard, threads: int, backend: Ru
     return found
 
 
+def exact(model: bytes, card: ModelCard) -> list[Candidate]:
+    """Those that compute in float32 without a GPU: all of them must give what torch gives before a graph becomes a bundle."""
+    return [candidate for candidate in on_processor(model, card, 1) if candidate.precision == "fp32"]
+
+
 def _wanted(runtime: Runtime, package: str, extra: str, backend: Runtime) -> bool:
     """Whether `backend` names the runtime, or means every one that is installed and this is."""
     installed = find_spec(package) is not None

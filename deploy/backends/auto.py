@@ -1,6 +1,6 @@
 """The fastest runtime for a bundle on this machine: measured once, kept in the user's cache folder, equal for all workers.
 
-backends/<name>-<key>.json  `Choice`; the key stands for processor, runtimes and their versions, bundle and threads
+backends/<name>-<key>.json  `Choice`; the key stands for processor, GPU, runtimes and their versions, bundle and threads
 
 Runtimes and precisions differ in the last digits, or the third, so events are the same as long as the choice is. Hence it is not
 made again: the first process that has measured has the word, and who measured at the same time takes its choice.
@@ -26,13 +26,18 @@ from numpy.typing import NDArray
 
 from deploy import gate, search_people
 from deploy.backends import Candidate
+from deploy.backends.cuda import device
 from deploy.bundle import Bundle
-from stream.errors import BundleError, SightlineError
+from stream.errors import BundleError, DeviceError, SightlineError
 from stream.model import Backend
 
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
+
+
+ON_PROCESSOR = ("onnxruntime", "openvino")
+"""Runtimes that need no GPU."""
 
 
 class Infers(Protocol):
@@ -99,6 +104,7 @@ def choice_of(bundle: Bundle, threads: int, candidates: Sequence[Candidate]) -> 
 def _made_for(bundle: Bundle, threads: int, candidates: Sequence[Candidate]) -> dict[str, str]:
     return {
         "processor": processor(),
+        "gpu": "" if _on_processor(candidates) else gpu(),
         "candidates": ", ".join(f"{c.name} {version_of(c.runtime) or '?'}" for c in candidates),
         "bundle": bundle.card.digest,
         "threads": str(threads),
@@ -116,6 +122,19 @@ def processor() -> str:
     fields = {name.strip().lower(): value.strip() for name, value in told.items()}
     sets = " ".join(sorted(fields.get("flags", fields.get("features", "")).split()))
     return f"{fields.get('model name', platform.machine())} {hashlib.sha256(sets.encode()).hexdigest()[:12]}"
+
+
+def gpu() -> str:
+    """Name, capability and driver of the GPU; why there is none where there is none."""
+    try:
+        found = device()
+    except DeviceError as error:
+        return str(error)
+    return f"{found.name} ({found.capability}), driver {found.driver}"
+
+
+def _on_processor(candidates: Sequence[Candidate]) -> bool:
+    return all(candidate.runtime in ON_PROCESSOR for candidate in candidates)
 
 
 def version_of(package: str) -> str | None:
@@ -189,8 +208,7 @@ def pictures_per_second(
 
 def clock_for(candidates: Sequence[Candidate], threads: int) -> Clock:
     """Processor seconds where one thread of it does all the work, which what else runs on the machine changes least; else the wall's."""
-    on_processor = all(candidate.runtime in ("onnxruntime", "openvino") for candidate in candidates)
-    return time.process_time if threads == 1 and on_processor else time.perf_counter
+    return time.process_time if threads == 1 and _on_processor(candidates) else time.perf_counter
 
 
 def quickest_s(backends: Sequence[Infers], batches: Sequence[NDArray[np.uint8]], clock: Clock) -> list[list[float]]:

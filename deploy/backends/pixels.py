@@ -3,6 +3,7 @@
 The CPU's side is `detector.letterbox` and `reid.crops`. Which picture is averaged and which is interpolated is theirs to say.
 """
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.backends.cuda import INSTALL
+from deploy.backends.cuda import INSTALL, explained
 from detector.letterbox import fitted_hw, letterbox
 from reid.crops import shrinks, to_batch
 from stream.errors import DeviceError
@@ -64,16 +65,20 @@ class Resizer:
 
     def __init__(self) -> None:
         from pycuda.compiler import SourceModule
-        from pycuda.driver import CompileError
+        from pycuda.driver import CompileError, Error
 
         source = SOURCE.read_text(encoding="utf-8")
         try:
             self._module = SourceModule(source, no_extern_c=True)
+            self._kernel = self._module.get_function(KERNEL)
         except CompileError as error:
             raise DeviceError(f"{SOURCE}: nvcc does not compile it ({' '.join(str(error).split())[:300]})") from error
-        except OSError as error:  # pycuda looks for nvcc on the PATH
-            raise DeviceError(f"the CUDA compiler nvcc is not on the PATH ({error}): {INSTALL}") from error
-        self._kernel = self._module.get_function(KERNEL)
+        except Error as error:  # compiled for another GPU or driver than this one
+            raise explained(str(error), f"{SOURCE}: the GPU does not load it") from error
+        except OSError as error:
+            if shutil.which("nvcc") is None:
+                raise DeviceError(f"the CUDA compiler nvcc is not on the PATH ({error}): {INSTALL}") from error
+            raise DeviceError(f"{SOURCE}: what nvcc makes of it cannot be kept ({error})") from error
 
     def __call__(self, pixels: Any, jobs: Any, batch: Any, size_nhw: tuple[int, int, int], stream: Any) -> None:
         """Start it on `stream`: device pointers to the pictures' bytes, their jobs, and the batch of `size_nhw` that it fills."""

@@ -20,7 +20,7 @@ from deploy.backends.trt_slot import Slot, Tensors
 from deploy.bundle import Bundle
 from deploy.engine import WORKSPACE_MIB, Profile, Say, Sidecar
 from deploy.engine_build import Progress, build_plan, target_of
-from stream.errors import DeviceError, EngineError
+from stream.errors import DeviceError, DeviceLost, EngineError
 from stream.model import Fit, ModelCard
 
 if TYPE_CHECKING:
@@ -103,16 +103,45 @@ class TensorRTBackend:
     def __init__(self, bundle: Bundle, plan: bytes | None = None) -> None:
         self.card = bundle.card
         self._device = device()
-        plan = plan_of(bundle)[0] if plan is None else plan
         self._doing = f"{self.card.name} on {self._device.name}"
         self._slots: list[Slot] = []
+        runtime, loaded = self._of_the_cache(bundle) if plan is None else self._deserialised(plan)
         with self._device.current(self._doing) as cuda:
-            runtime, loaded = _deserialised(plan, self._doing)
             tensors = _tensors(loaded, self.card)
             self._most = tensors.most
             self._slots = [Slot(loaded, tensors, cuda, self._doing) for _ in range(SLOTS)]
             self._resizer = _resizer()
         self._held: list[object] = [loaded, runtime]
+
+    def _of_the_cache(self, bundle: Bundle) -> "tuple[trt.Runtime, trt.ICudaEngine]":
+        """What the cache has, or what is built where this TensorRT does not load that: one that is version-compatible loads in newer
+        ones alone."""
+        try:
+            return self._deserialised(plan_of(bundle)[0])
+        except EngineError as error:
+            log.warning("%s: building it again, which takes minutes", error)
+            return self._deserialised(plan_of(bundle, rebuild=True)[0])
+
+    def _deserialised(self, plan: bytes) -> "tuple[trt.Runtime, trt.ICudaEngine]":
+        """The engine, and the runtime that must outlive it."""
+        import tensorrt as trt
+
+        logger, said = tensorrt_api.logger()
+        said.clear()
+        with self._device.current(self._doing):
+            try:
+                runtime = trt.Runtime(logger)
+            except (TypeError, RuntimeError) as error:  # what its bindings make of a null
+                raise said.explained(f"{self._doing}: TensorRT does not start") from error
+            # a version-compatible engine has some; plans come from this user's cache alone
+            runtime.engine_host_code_allowed = True
+            loaded = runtime.deserialize_cuda_engine(plan)
+        if loaded is None:
+            why = said.explained("TensorRT does not load it")
+            raise EngineError(
+                f"{self._doing}: the engine is damaged or of another GPU or TensorRT: `sightline build --rebuild` ({why})"
+            )
+        return runtime, loaded
 
     def infer(self, images: U8) -> dict[str, F32]:
         """(N, H, W, 3) RGB -> the card's outputs with N in front; N may be 0 or above `max_batch`."""
@@ -166,30 +195,11 @@ def _resizer() -> Resizer | None:
     """The kernel that scales pictures; None, said once, where it cannot be compiled: a GPU without the CUDA toolkit serves too."""
     try:
         return Resizer()
+    except DeviceLost:
+        raise
     except DeviceError as error:
         log.warning("%s; pictures are scaled on the CPU instead", error)
         return None
-
-
-def _deserialised(plan: bytes, doing: str) -> "tuple[trt.Runtime, trt.ICudaEngine]":
-    """The engine, and the runtime that must outlive it. Within `Device.current`."""
-    import tensorrt as trt
-
-    logger, said = tensorrt_api.logger()
-    said.clear()
-    try:
-        runtime = trt.Runtime(logger)
-    except (TypeError, RuntimeError) as error:  # what its bindings make of a null
-        raise said.explained(f"{doing}: TensorRT does not start") from error
-    # a version-compatible engine has some; plans come from this user's cache alone
-    runtime.engine_host_code_allowed = True
-    loaded = runtime.deserialize_cuda_engine(plan)
-    if loaded is None:
-        why = said.explained("TensorRT does not load it")
-        raise EngineError(
-            f"{doing}: the engine is damaged or of another GPU or TensorRT: `sightline build --rebuild` ({why})"
-        )
-    return runtime, loaded
 
 
 def _tensors(engine: "trt.ICudaEngine", card: ModelCard) -> Tensors:

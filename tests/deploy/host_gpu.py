@@ -164,10 +164,10 @@ def compiler_module(gpu: Gpu) -> ModuleType:
 
     class SourceModule:
         def __init__(self, source: str, no_extern_c: bool) -> None:
-            gpu.needs_context("cuModuleLoad")
             assert no_extern_c
             if not gpu.has_nvcc:
                 raise OSError("nvcc was not found (is it on the PATH?)")
+            gpu.needs_context("cuModuleLoad")
             self.library = host_kernel.compiled()
 
         def get_function(self, name: str) -> Callable[..., None]:
@@ -234,19 +234,23 @@ class Builder:
     def build_serialized_network(self, network: Any, config: "Config") -> bytes | None:
         self.gpu.builds += 1
         monitor = config.progress_monitor
-        monitor.phase_start("Building", None, 3)
-        monitor.phase_start("Inner", "Building", 9)
-        for step in range(3):
-            if not monitor.step_complete("Building", step):
-                return None
-        monitor.phase_finish("Inner")
-        monitor.phase_finish("Building")
+        try:
+            monitor.phase_start("Building", None, 3)
+            monitor.phase_start("Inner", "Building", 9)
+            for step in range(3):
+                if not monitor.step_complete("Building", step):
+                    return None
+            monitor.phase_finish("Inner")
+            monitor.phase_finish("Building")
+        except BaseException:  # as its bindings do: what a callback raises is said on standard error and ends there
+            return None
         if "build" in self.gpu.fails:
             self.logger.log(ILogger.ERROR, self.gpu.fails["build"])
             return None
         name, least, best, most = config.profiles[0].shapes
         head = {
             "gpu": self.gpu.name,
+            "tensorrt": self.trt.__version__,
             "input": name,
             "profile": [least[0], best[0], most[0]],
             "timing": len(config.cache.data),
@@ -328,6 +332,8 @@ class Runtime:
         head, _, model = plan.partition(b"\n")
         try:
             said = json.loads(head)
+            if said["tensorrt"] > self.trt.__version__:  # version-compatible ones load in newer ones alone
+                raise ValueError(said["tensorrt"])
             session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
         except Exception:
             self.logger.log(

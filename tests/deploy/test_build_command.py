@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -176,7 +178,7 @@ def test_an_interrupted_build_leaves_nothing(host_gpu: Gpu, bundle: Bundle, monk
     from rich.progress import Progress
 
     def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Progress, "update", interrupt)
     assert status_of(["build", str(bundle.path)]) == 130

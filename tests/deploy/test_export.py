@@ -117,6 +117,19 @@ def test_an_exported_embedder_is_a_bundle_that_answers_as_torch_did(bundle, back
     assert np.abs(vectors - in_torch.infer(pictures)["embedding"]).max() < 1e-4
 
 
+def test_what_a_graph_must_equal_is_not_rounded_by_a_gpu():
+    class Asked(torch.nn.Module):
+        def forward(self, planes):
+            rounds.append(torch.backends.cudnn.allow_tf32)
+            return planes.mean((2, 3))
+
+    rounds = []
+    assert torch.backends.cudnn.allow_tf32  # as torch has it
+    TorchBackend(ServedEmbedder(Asked())).infer(_golden())
+    assert rounds == [False]
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_an_exported_detector_may_take_another_input_size(saved, tmp_path):
     bundle = export(saved / "detector.pt", tmp_path / "b", DESCRIBED, _golden((96, 128)), input_hw=(96, 128))
     cells = 12 * 16 + 6 * 8 + 3 * 4

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from deploy import export_search, search_people
-from deploy.bundle import load_bundle
+from deploy.bundle import load_bundle, write_bundle
 from deploy.cli import status_of
 from deploy.export import Described
 from deploy.export_search import SearchDetect
@@ -217,7 +217,7 @@ def test_cameras_are_served_as_large_as_they_were_trained_on(input_hw, served):
     assert export_search.served_hw(PersonSearchRecipe(input_hw=input_hw)) == served
 
 
-def test_a_person_search_is_written_again_in_half_precision(bundle, tmp_path):
+def test_a_person_search_is_written_again_in_half_precision(bundle, tmp_path, capsys):
     (tmp_path / "scenes").mkdir()
     for place, scene in enumerate(np.tile(_scenes(2), (32, 1, 1, 1))):
         cv2.imwrite(str(tmp_path / "scenes" / f"{place}.png"), scene)
@@ -228,6 +228,18 @@ def test_a_person_search_is_written_again_in_half_precision(bundle, tmp_path):
     assert half.model.stat().st_size < 0.6 * bundle.model.stat().st_size
     assert half.query.stat().st_size < 0.1 * half.model.stat().st_size
     boxes = np.array([[10, 5, 40, 60]], np.float32)
+    # a query graph that half precision changed too much is no bundle, though serving would take it
+    arrays = dict(bundle.golden())
+    told = arrays["query_embedding"].astype(np.float32)
+    aside = np.roll(told, 1, -1) - (np.roll(told, 1, -1) * told).sum(-1, keepdims=True) * told
+    told = told + 0.06 * aside / np.linalg.norm(aside, axis=-1, keepdims=True)
+    arrays["query_embedding"] = told / np.linalg.norm(told, axis=-1, keepdims=True)
+    model, query = bundle.model.read_bytes(), bundle.query.read_bytes()
+    other = write_bundle(tmp_path / "other", model, bundle.card, arrays, bundle.links, query)
+    command[1] = str(other.path)
+    assert status_of([*command, "--output", str(tmp_path / "worse")]) == 1
+    assert "vectors of given boxes have cosine 0.998" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "worse").exists()
     (vectors,), (expected,) = (Searcher(each).embed(_scenes(1), [boxes]) for each in (half, bundle))
     assert (vectors * expected).sum(1) > 0.999
     assert status_of(["export", str(bundle.path), "--precision", "int8", "--output", str(tmp_path / "no")]) == 2

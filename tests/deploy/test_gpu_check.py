@@ -15,6 +15,7 @@ from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.bundle import write_bundle
 from tests.deploy import tiny_models
 from tests.deploy.host_gpu import Gpu
+from trainer.methods.osnet import OSNetRecipe
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu_check.py"
@@ -32,6 +33,7 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     golden = {"inputs": inputs} | OnnxRuntimeBackend(model, card).infer(inputs)
     write_bundle(tmp_path / "shipped" / "tiny", model, card, golden, tiny_models.links())
     monkeypatch.setattr(module, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(module, "NETWORKS", {"osnet": OSNetRecipe(width=0.25, input_hw=(64, 32))})
     monkeypatch.setattr(module, "SECONDS", 0.0)
     # tiny_models has no learned layers to convert, so the precisions are the same graph; test_precision.py converts
     monkeypatch.setattr(module.precision, "convert", lambda graph, kind, pixels: graph)
@@ -49,21 +51,24 @@ def test_engines_are_built_proven_and_timed(
     assert "| bundle | precision | batch | ms | images/s |" in said
     report = json.loads((tmp_path / "out" / "gpu-check.json").read_text())
     assert [(row["precision"], row["batch"]) for row in report["rows"]] == [
-        (kind, n) for kind in ("fp32", "fp16", "int8") for n in (1, 4, 16)
+        *((kind, n) for kind in ("fp32", "fp16", "int8") for n in (1, 4, 16)),
+        *(("fp32", n) for n in (1, 32, 128)),
     ]
     assert not host_gpu.live
 
 
-def test_a_model_that_answers_wrongly_ends_it_with_status_1(
+def test_a_model_that_answers_wrongly_is_status_1_and_the_others_are_measured(
     host_gpu: Gpu, script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, card, inputs = tiny_models.embedder(), tiny_models.embedder_card(), tiny_models.pictures(3)
     golden = {"inputs": inputs, "embedding": np.roll(OnnxRuntimeBackend(model, card).infer(inputs)["embedding"], 1, 0)}
     write_bundle(tmp_path / "shipped" / "tiny", model, card, golden, tiny_models.links())
     assert script.main() == 1
-    said = capsys.readouterr().err
-    assert said.startswith("gpu-check: tiny-embedder: embedding")
-    assert said.count("\n") == 1
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(" has cosine")[0] for line in said] == ["gpu-check: tiny-embedder: embedding"] * 3
+    report = json.loads((tmp_path / "out" / "gpu-check.json").read_text())
+    assert {row["bundle"] for row in report["rows"]} == {"osnet"}
+    assert not host_gpu.live
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pycuda") is not None, reason="pycuda is installed here")

@@ -1,5 +1,7 @@
 """The TensorRT runtime on a stand-in for the GPU: what is queued when, who waits for whom, and what every failure says."""
 
+import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from deploy import backends
+from deploy.backends import Candidate, auto, cuda
 from deploy.backends.cuda import explained
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.backends.trt import TensorRTBackend, overlapped, plan_of
@@ -124,13 +127,22 @@ def test_stages_hand_their_pictures_to_the_gpu_as_they_are(host_gpu: Gpu, bundle
     backend.close()
 
 
-def test_without_nvcc_pictures_are_scaled_on_the_cpu(
-    host_gpu: Gpu, bundle: Bundle, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("has_nvcc", "fails", "said"),
+    [
+        pytest.param(False, {}, "nvcc is not on the PATH", id="no nvcc"),
+        pytest.param(
+            True, {"cuModuleLoad": "device kernel image is invalid"}, "the GPU does not load it", id="of another GPU"
+        ),
+    ],
+)
+def test_without_the_kernel_pictures_are_scaled_on_the_cpu(
+    host_gpu: Gpu, bundle: Bundle, caplog: pytest.LogCaptureFixture, has_nvcc: bool, fails: dict[str, str], said: str
 ) -> None:
-    host_gpu.has_nvcc = False
+    host_gpu.has_nvcc, host_gpu.fails = has_nvcc, fails
     pictures = [np.full((40, 30, 3), 9, np.uint8), tiny_models.pictures(1, (20, 50))[0]]
     backend = TensorRTBackend(bundle)
-    assert "nvcc is not on the PATH" in caplog.text
+    assert said in caplog.text
     want = backend.infer(to_batch(pictures, (16, 8)))["embedding"]
     np.testing.assert_array_equal(backend.infer_pictures(pictures, "stretch")["embedding"], want)
     backend.close()
@@ -165,6 +177,36 @@ def test_the_stream_takes_the_engine_that_was_built_last_whatever_its_batch_size
     backend.close()
 
 
+def test_a_version_compatible_engine_of_a_newer_tensorrt_is_built_again(
+    host_gpu: Gpu, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import tensorrt
+
+    plan_of(bundle, version_compatible=True)
+    monkeypatch.setattr(tensorrt, "__version__", "11.3.0.1")
+    backend = TensorRTBackend(bundle)
+    assert backend.infer(tiny_models.pictures(2))["embedding"].shape == (2, 6)
+    assert host_gpu.builds == 2
+    assert "damaged or of another GPU or TensorRT" in caplog.text
+    backend.close()
+    TensorRTBackend(bundle).close()
+    assert host_gpu.builds == 2
+
+
+def test_the_fastest_runtime_is_found_again_on_another_gpu(host_gpu: Gpu, bundle: Bundle) -> None:
+    candidates = [
+        Candidate("onnxruntime", "fp32", lambda: OnnxRuntimeBackend(bundle.model, bundle.card)),
+        Candidate("tensorrt", "fp32", lambda: TensorRTBackend(bundle)),
+    ]
+    first = auto.choice_of(bundle, 1, candidates)
+    host_gpu.name = "Another GPU"
+    cuda.device.cache_clear()
+    second = auto.choice_of(bundle, 1, candidates)
+    assert ["Host GPU" in first.made_for["gpu"], "Another GPU" in second.made_for["gpu"]] == [True, True]
+    assert host_gpu.builds == 2
+    assert auto.choice_of(bundle, 1, candidates[:1]).made_for["gpu"] == ""
+
+
 def test_a_second_build_starts_from_what_the_first_measured(host_gpu: Gpu, bundle: Bundle) -> None:
     first, _ = plan_of(bundle)
     second, _ = plan_of(bundle, rebuild=True)
@@ -182,12 +224,18 @@ def test_an_engine_that_answers_wrongly_is_not_kept(host_gpu: Gpu, bundle: Bundl
 
 
 def test_an_interruption_ends_the_build(host_gpu: Gpu, bundle: Bundle) -> None:
-    def interrupted(phase: str, done: int, total: int) -> None:
-        if done == 2:
-            raise KeyboardInterrupt
+    told: list[int] = []
 
+    def interrupted(phase: str, done: int, total: int) -> None:
+        told.append(done)
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         plan_of(bundle, progress=interrupted)
+    assert told == [0, 1, 2]  # no step of it was begun any more
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_progress_is_that_of_the_outermost_phase(host_gpu: Gpu, bundle: Bundle) -> None:
