@@ -11,7 +11,7 @@ from matcher.events import last_number
 from matcher.start import EmbeddingsSource
 from stream.codec import EMBEDDINGS, FRAMES
 from stream.errors import BrokerUnreachable
-from stream.kafka import KafkaSink, KafkaSource, LagMeter, TopicSpec, ensure_topics
+from stream.kafka import KafkaSink, KafkaSource, LagMeter, TopicSpec, ensure_topics, topic_id
 from stream.kafka_sink import Policy
 from stream.messages import Frame, MatchEvent
 from stream.settings import KafkaSettings
@@ -110,6 +110,10 @@ class KafkaBus:
         """Number of the newest event in matches; None when it holds none."""
         return last_number(self._kafka, self.matches.name)
 
+    def matches_id(self) -> str:
+        """Identity of the matches topic: another one after it was deleted and made again."""
+        return topic_id(self._kafka, self.matches.name)
+
     def close(self) -> None:
         """Disconnect what measures; safe to call twice."""
         self._frames_lag.close()
@@ -119,8 +123,10 @@ class KafkaBus:
         return self._partitions[message.camera]
 
     def _drain(self, lag: "_Lag") -> None:
-        while not self._stop.wait(DRAIN_POLL_S) and any(lag.measure().values()):
-            pass
+        mine = range(self.embeddings.partitions)  # what is left of a camera that was taken out nobody reads
+        while not self._stop.wait(DRAIN_POLL_S):
+            if not any(records for partition, records in lag.measure().items() if partition in mine):
+                return
 
 
 class _Lag:

@@ -1,5 +1,6 @@
 """What commands say: to people on a terminal, and to programs through ``--json``."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,11 +69,22 @@ class Output:
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Raise `UsageError` unless `path` can become a file."""
-    if path.is_dir():
-        raise UsageError(f"{option} {path}: is a folder; give a file's name")
-    if not path.parent.is_dir():
-        raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
+    """Raise `UsageError` unless `path` is a file that can be written, or can become one. Nothing is changed."""
+    try:
+        if path.is_dir():
+            raise UsageError(f"{option} {path}: is a folder; give a file's name")
+        if not path.parent.is_dir():
+            raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
+        there = path.exists()
+        if not there or path.is_file():
+            path.open("ab").close()  # only opening tells: by the folder's mode, root might write in /proc
+            if not there:
+                path.resolve().unlink()
+        elif not os.access(path, os.W_OK):  # a device or a pipe, which opening would make wait for its reader
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        reason = (error.strerror or "it cannot be opened").lower()
+        raise UsageError(f"{option} {path}: cannot be written: {reason}; give another file") from None
 
 
 def check_folder(option: str, path: Path, mode: int = 0o777) -> None:

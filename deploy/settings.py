@@ -26,6 +26,7 @@ from stream.telemetry import hide, hide_url, mask
 
 PREFIX = "SIGHTLINE_"
 LARGEST_BYTES = 1 << 20  # a site of a thousand cameras has 200 kB
+_OF_A_SERVICE = re.compile(r"\w+(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 
 EXPECTED = {
     "bootstrap_servers": "expected host:port, several with commas between them",
@@ -195,7 +196,7 @@ def _override(data: dict[str, Any], environment: Mapping[str, str]) -> dict[Loca
         parts = [part.lower() for part in variable.removeprefix(PREFIX).split("__")]
         if len(parts) == 1:  # SIGHTLINE_ something that is no setting, unless one underscore is missing
             section, _, key = parts[0].partition("_")
-            if key and section in Settings.model_fields:
+            if key and section in Settings.model_fields and not _is_of_a_service(variable, value):
                 wanted = f"{PREFIX}{section.upper()}__{key.upper()}"
                 raise SettingsError(f"{variable}: a setting's variable has two underscores: {wanted}")
             continue
@@ -208,6 +209,12 @@ def _override(data: dict[str, Any], environment: Mapping[str, str]) -> dict[Loca
     return overridden
 
 
+def _is_of_a_service(variable: str, value: str) -> bool:
+    """Whether Kubernetes has made the variable, of a Service with a name like sightline-redis."""
+    address = variable.endswith("_PORT") and "://" in value  # a number is [telemetry] metrics_port
+    return address or _OF_A_SERVICE.fullmatch(variable) is not None
+
+
 def _enter(data: dict[str, Any], parts: list[str], variable: str) -> tuple[dict[str, Any], Location]:
     """The table that a variable's name means, made where missing, and its location."""
     if parts[0] != "camera":
@@ -217,10 +224,16 @@ def _enter(data: dict[str, Any], parts: list[str], variable: str) -> tuple[dict[
                 raise SettingsError(f"{variable}: {part} is not a section in the site file")
         return data, tuple(parts)
     cameras = data.get("camera")
-    known = {re.sub("[^a-z0-9]", "_", str(c.get("id", "")).lower()): n for n, c in enumerate(cameras or [])}
+    known: dict[str, list[int]] = {}
+    for number, camera in enumerate(cameras or []):
+        known.setdefault(re.sub("[^a-z0-9]", "_", str(camera.get("id", "")).lower()), []).append(number)
     if len(parts) != 2 or parts[1] not in known or not isinstance(cameras, list):
         raise SettingsError(f"{variable}: no such camera; known: {', '.join(sorted(known)) or 'none'}")
-    return cameras[known[parts[1]]], ("camera", known[parts[1]])
+    meant = known[parts[1]]
+    if len(meant) > 1:
+        names = " and ".join(f'"{cameras[number].get("id")}"' for number in meant)
+        raise SettingsError(f"{variable}: names the cameras {names} alike: give one of them another id")
+    return cameras[meant[0]], ("camera", meant[0])
 
 
 def _parse(variable: str, value: str) -> Any:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, TypeVar
 from deploy.bundle import Bundle
 from deploy.buses import Bus, FromCamera, FromPerceive, MemoryBus
 from deploy.kafka_bus import KafkaBus
+from deploy.known import Known
 from deploy.models import detector_of, embedder_of, say_backends, warn_of_synthetic_models
 from deploy.settings import Settings
 from deploy.sinks import Repeats, Watched, all_seen
 from deploy.state import key_of, opened_state
 from deploy.thresholds import with_defaults
 from deploy.together import GRACE_S, Group, Paced, together
+from ingest.clock import WallClock
 from stream.errors import BundleError, EpochLost, GalleryError, SettingsError, UsageError
 from stream.messages import CameraState, DecodedFrame, MatchEvent
 from stream.settings import KafkaSettings
@@ -81,6 +83,7 @@ def perceive(
     """
     from detector.jpeg import decode_frames
 
+    known = Known(settings.partitions)
     with ExitStack() as held:
         stage = stage or held.enter_context(loaded(settings))
         source = source or held.enter_context(closing(bus.frames_source()))
@@ -88,7 +91,7 @@ def perceive(
         if not (bus.lasting or settings.live):
             source = Paced(source, bus.embeddings_lag, bus.most_lag)
         shown = Watched(sink, watch) if watch else sink
-        run(source, stage, shown, prepare=decode_frames, name="perceive", stop=stop)
+        run(source, stage, shown, prepare=lambda batch: decode_frames(known(batch)), name="perceive", stop=stop)
 
 
 @contextmanager
@@ -133,6 +136,7 @@ def match(
             f"{bundle.path}: has no links.json, so the matcher cannot judge a similarity; adopt or export it again"
         )
     asked = with_defaults(settings.matcher, bundle.card)
+    wall = WallClock()  # as ingest's: on a machine whose clock is set back both go on by the time they had
     with closing(_gallery(settings, bundle, at)) as gallery:
         if settings.redis is not None:
             for cost in gallery.warnings():
@@ -154,6 +158,7 @@ def match(
                 skip_lost=skip_lost,
                 stop=stop,
                 told=told,
+                clock=wall.now_s,
             )
         except EpochLost:
             if stop.is_set():  # asked to stop while another matcher had the site
@@ -189,8 +194,11 @@ class Relay:
                 return
         bundle = embedder_of(self._settings.detector, self._settings.reid)
         with closing(_gallery(self._settings, bundle, self._at)) as gallery, closing(self._bus.matches_sink()) as sink:
-            after = relay_from(gallery, self._bus.last_number(), self._settings.site.name)
-            outbox = Outbox(gallery, after, clock=time.time if self._settings.live else None)
+            topic = self._bus.matches_id()
+            after = relay_from(gallery, self._bus.last_number(), self._settings.site.name, topic)
+            note = partial(gallery.note_relayed, topic)
+            note(after)  # a kill may have come between a delivery and its note
+            outbox = Outbox(gallery, after, clock=time.time if self._settings.live else None, note=note)
             ending = threading.Thread(target=self._end_of, args=(outbox, stop), name="relay end", daemon=True)
             ending.start()
             shown = Watched(sink, self._told) if self._told else sink

@@ -31,6 +31,10 @@ class WallClock:
             self._ahead_ns = max(self._ahead_ns, wall - steady)
             return steady + self._ahead_ns
 
+    def now_s(self) -> float:
+        """Seconds since 1970."""
+        return self.now_ns() / SECOND_NS
+
 
 @dataclass(frozen=True, slots=True)
 class Stamp:

@@ -54,7 +54,7 @@ class LiveCamera:
                 return
             CAMERA_RECONNECTS.labels(self._camera.id, _REASONS.get(type(failure), "unusable")).inc()
             if str(failure) != said or self._delivered_ns:  # one line per change, not one per attempt
-                log.warning("%s; trying again until it is back", failure)
+                log.warning("%s; trying again until it is back", failure, exc_info=failure.__cause__)
                 said = str(failure)
             if self._delivered_ns > self._patience.settled_s * SECOND_NS:
                 backoff.reset()
@@ -71,6 +71,13 @@ class LiveCamera:
             return error
         except CameraError as error:
             return error
+        except Exception as error:  # ours, of this camera alone: the others go on
+            failure = CameraError(
+                f"camera {self._camera.id}: {self._camera.shown_url}: unexpected {type(error).__name__}: {error}. "
+                "This is a mistake of ours: please report it"
+            )
+            failure.__cause__ = error
+            return failure
 
     def _deliver(self) -> None:
         camera, dating = self._camera, _Dating(self._camera, self._wall, self._stop)

@@ -69,7 +69,7 @@ class CameraSettings(Section):
 
     @property
     def shown_url(self) -> str:
-        """The url without its password."""
+        """Where the url leads: without user, password, and the query's values."""
         return mask(self.url)
 
     @property
@@ -99,7 +99,9 @@ class CameraSettings(Section):
             known = "://, ".join(_SCHEMES)
             raise ValueError(f"{scheme}:// is not supported: expected {known}://, /dev/videoN or the path of a file")
         if separator and _SCHEMES[scheme.lower()] in ("rtsp", "http") and not _has_host(url):
-            raise ValueError(f"no host in {scheme}://: expected {scheme}://[user:password@]host[:port]/path")
+            raise ValueError(
+                f"no host in {scheme}://: expected {scheme}:// with [user:password@]host[:port]/path behind it"
+            )
         if separator and not rest:
             raise ValueError(f"nothing after {scheme}://")
         if separator and scheme.lower() == "synthetic":

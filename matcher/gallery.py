@@ -66,6 +66,14 @@ class Gallery(Protocol):
         """(first, last) number that is kept; (last + 1, last) when none is, (1, 0) in the beginning."""
         ...
 
+    def relayed(self, topic: str) -> int | None:
+        """Number of the last event that the matches topic of this identity is known to have had; None: nothing is known."""
+        ...
+
+    def note_relayed(self, topic: str, number: int) -> None:
+        """Remember that the matches topic of this identity has had all events up to `number`."""
+        ...
+
     def release(self) -> None:
         """Let the next matcher begin at once. Raises nothing; safe to call twice."""
         ...
@@ -105,6 +113,8 @@ class _Store:
     places: dict[str, Place] = field(default_factory=dict)
     outbox: deque[tuple[int, int, bytes]] = field(default_factory=deque)
     """(clock, number, encoded event)"""
+    relayed: dict[str, int] = field(default_factory=dict)
+    """Identity of a matches topic -> last number that it had."""
     changed: threading.Condition = field(default_factory=threading.Condition)
 
 
@@ -177,6 +187,16 @@ class MemoryGallery:
         """See `Gallery`."""
         with self._store.changed:
             return (self._store.outbox[0][1] if self._store.outbox else self._store.number + 1), self._store.number
+
+    def relayed(self, topic: str) -> int | None:
+        """See `Gallery`."""
+        with self._store.changed:
+            return self._store.relayed.get(topic)
+
+    def note_relayed(self, topic: str, number: int) -> None:
+        """See `Gallery`."""
+        with self._store.changed:
+            self._store.relayed[topic] = number
 
     def release(self) -> None:
         """See `Gallery`."""

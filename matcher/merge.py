@@ -7,9 +7,11 @@ holds a live site back by the lateness at most.
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import islice
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 CAPACITY = 256  # records that wait per partition; then it is paused, until half of them are gone
 AHEAD_S = 10.0  # a live record dated further ahead of the wall clock comes from a machine whose clock is wrong
 SAY_S = 10.0  # a file site that has waited this long for a camera says for which
+OLDER_S = 10.0  # of frames of earlier streams; a worker that starts again repeats such for a moment only
 
 Item = Embeddings | CameraState
 
@@ -46,6 +49,8 @@ class _Queue:
     heard: int = -1
     """captured_at of the newest record: nothing older will come in order."""
     ended: bool = False
+    named: bool = True
+    """By the site file; else it was taken out of it, or added by others, and files do not wait for it."""
     next: dict[int, int] = field(default_factory=dict)
     """Partition -> offset behind the newest record. One partition, unless a camera was given another."""
     last: tuple[int, int] = (-1, -1)
@@ -54,6 +59,8 @@ class _Queue:
     repeats: int = 0
     ahead: bool = False
     """Its newest record was dated in the future."""
+    older_since: float | None = None
+    """Wall clock since when all its frames were of streams before the last one; infinity once that was said."""
 
     def offsets(self) -> dict[int, int]:
         """Partition -> offset of the first record that has not come out."""
@@ -76,18 +83,19 @@ class Merge:
     ) -> None:
         """`cameras` of the site, whom files wait for; `places` of those that were taken in part already."""
         self._live, self._lateness_s = live, lateness_s
-        self._queues = {camera: _Queue(camera, order) for order, camera in enumerate(cameras)}
-        for queue in self._queues.values():
-            place = (places or {}).get(queue.camera, Place(-1, -1))
-            queue.last, queue.ended = (place.stream, place.sequence), place.ended
+        self._places = places or {}
+        self._queues: dict[str, _Queue] = {}
+        for camera in cameras:
+            self._begin(camera)
         self._said_at: float | None = None
         self._depth = QUEUE_DEPTH.labels("merge")
 
     def push(self, record: Record[Item], now_s: float) -> None:
         """Take in one record. Dropped and counted: a frame that was seen before; of live cameras what is dated in the
-        future, for it would be the time of the whole site: all others late, and everybody forgotten."""
+        future, for it would be the time of the whole site: all others late, and everybody forgotten. A live camera that
+        keeps sending frames of a stream before its last one counts as seen before too, and that is said."""
         message = record.message
-        queue = self._queues.setdefault(message.camera, _Queue(message.camera, len(self._queues)))
+        queue = self._queues.get(message.camera) or self._begin(message.camera, named=False)
         queue.next[record.partition] = record.offset + 1
         if self._live and self._from_the_future(queue, message.captured_at / 1e9 - now_s):
             return
@@ -96,14 +104,23 @@ class Merge:
             if key <= queue.last:
                 queue.repeats += 1
                 REPEATS.labels(message.camera).inc()
+                if self._live and message.stream < queue.last[0]:
+                    self._say_older(queue, message.stream, now_s)
                 return
             queue.last = key
+            queue.older_since = None
             queue.frames += 1
             queue.ended = False
         elif message.stream >= queue.last[0]:  # else said again, of a stream that is over
             queue.ended = message.state == "end"
         queue.heard = max(queue.heard, message.captured_at)
         queue.waiting.append((record, now_s))
+
+    def _begin(self, camera: str, *, named: bool = True) -> _Queue:
+        place = self._places.get(camera, Place(-1, -1))
+        queue = _Queue(camera, len(self._queues), named=named, last=(place.stream, place.sequence), ended=place.ended)
+        self._queues[camera] = queue
+        return queue
 
     def _from_the_future(self, queue: _Queue, ahead_s: float) -> bool:
         was, queue.ahead = queue.ahead, ahead_s > AHEAD_S
@@ -112,11 +129,25 @@ class Merge:
             if not was:
                 log.warning(
                     "camera %s: its records are dated %.0f s ahead of this machine's clock and are dropped: set the clocks of "
-                    "its ingest worker and of this machine by NTP",
+                    "its ingest worker and of this machine by NTP; if the ingest worker's was just set back, restart ingest: while "
+                    "it runs it keeps to the time it had",
                     queue.camera,
                     ahead_s,
                 )
         return queue.ahead
+
+    def _say_older(self, queue: _Queue, stream: int, now_s: float) -> None:
+        if queue.older_since is None:
+            queue.older_since = now_s
+        elif now_s - queue.older_since >= OLDER_S:
+            queue.older_since = math.inf
+            log.warning(
+                "camera %s: its frames are dropped as seen before: their stream began %.0f s before the last one that was "
+                "taken, so the clock of its ingest worker was set back; restart ingest once that clock is past %s",
+                queue.camera,
+                (queue.last[0] - stream) / 1e9,
+                datetime.fromtimestamp(queue.last[0] // 10**9 + 1, UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+            )
 
     def pop(self, now_s: float, *, finished: bool = False) -> Iterator[Record[Item]]:
         """Records whose turn has come; all that wait when the input has `finished`."""
@@ -159,7 +190,8 @@ class Merge:
             tie = not self._live and queue.order < first.order
             return queue.heard < time or (tie and queue.heard == time)
 
-        slower = [q for q in self._queues.values() if not q.waiting and not q.ended and may_come_first(q)]
+        awaited = [queue for queue in self._queues.values() if queue.named or self._live]
+        slower = [q for q in awaited if not q.waiting and not q.ended and may_come_first(q)]
         if not slower or (self._live and now_s - arrived_s >= self._lateness_s):
             self._said_at = None
             return True

@@ -1,8 +1,10 @@
 """The way of the events out of the gallery: a Source that the relay `run(Outbox, Pass, KafkaSink)` moves to the matches topic.
 
-The relay keeps no place of its own: it reads the last number in matches and goes on from there.
+The relay goes on behind the last number in matches. Where retention has emptied that topic, the gallery knows which was
+the last: it is noted after each delivery, so a kill in between leaves it a batch or two behind, never ahead.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -33,14 +35,24 @@ class Events(Protocol):
         ...
 
 
-def relay_from(gallery: Events, last_in_matches: int | None, site: str) -> int:
+class Relayed(Events, Protocol):
+    """The part of a gallery that its relay asks where to go on."""
+
+    def relayed(self, topic: str) -> int | None:
+        """See `matcher.gallery.Gallery`."""
+        ...
+
+
+def relay_from(gallery: Relayed, last_in_matches: int | None, site: str, topic: str) -> int:
     """The number after which the relay goes on. Raises `OffsetGone` when the gallery never said what matches holds.
 
-    `last_in_matches` is None when the topic is empty: then everything that the gallery keeps is relayed.
+    `last_in_matches` is None when the topic is empty. One that retention has emptied gets what it has not had: it is known
+    by its identity, `topic`. Any other is new and gets everything that the gallery keeps.
     """
     first, last = gallery.numbers()
     if last_in_matches is None:
-        return first - 1
+        relayed = gallery.relayed(topic)
+        return first - 1 if relayed is None else relayed
     if last_in_matches > last:
         raise OffsetGone(
             f"the matches topic of site {site} ends with event {last_in_matches}, the gallery has said only {last}: it was "
@@ -58,9 +70,17 @@ def observe_latency(event: MatchEvent, now_s: float) -> None:
 class Outbox:
     """Source[MatchEvent]: partition 0, and an event's number is its offset."""
 
-    def __init__(self, gallery: Events, after: int = 0, *, clock: Callable[[], float] | None = time.time) -> None:
-        """Begin behind number `after`. `clock` is for the latency metric; None on a site of files."""
-        self._gallery, self._after, self._clock = gallery, after, clock
+    def __init__(
+        self,
+        gallery: Events,
+        after: int = 0,
+        *,
+        clock: Callable[[], float] | None = time.time,
+        note: Callable[[int], None] | None = None,
+    ) -> None:
+        """Begin behind number `after`. `clock` is for the latency metric; None on a site of files. `note` is told the last
+        number of each batch that was delivered; None for who reads and keeps the number elsewhere."""
+        self._gallery, self._after, self._clock, self._note = gallery, after, clock, note
         self._paused = self._ending = self._away = False
         self._closed = threading.Event()
 
@@ -95,7 +115,10 @@ class Outbox:
             log.error("events %d to %d went with their retention before they were read", self._after + 1, first - 1)
 
     def commit(self, batch: Sequence[Record[MatchEvent]]) -> None:
-        """They were delivered; where they went remembers the number."""
+        """They were delivered; where they went remembers the number, and so does who was given as `note`."""
+        if batch and self._note is not None:
+            with contextlib.suppress(GalleryUnreachable):  # the next batch notes more than this one would have
+                self._note(batch[-1].offset)
         if self._clock is not None:
             for record in batch:
                 observe_latency(record.message, self._clock())

@@ -110,7 +110,9 @@ def durability(client: Any, url: str) -> list[str]:
             found = {
                 key: client.config_get(key).get(key, "") for key in ("appendonly", "appendfsync", "maxmemory-policy")
             }
-    except GalleryRefused:
+    except GalleryUnreachable:
+        raise
+    except GalleryError:  # no right to CONFIG, or no such command: hosted services take it away
         return [f"Redis at {where} does not show its settings: see to appendonly yes, appendfsync always, noeviction"]
     said = {key: value.decode() if isinstance(value, bytes) else str(value) for key, value in found.items()}
     lines = []

@@ -1,6 +1,6 @@
 """The gallery on a Redis or Valkey server, under ``sightline:{site}:``, one hash tag per site (Redis Cluster keeps it together).
 
-meta       hash: epoch, owner, commit, number, model, topic, offset/P, place/C; no word about anybody, so it stays
+meta       hash: epoch, owner, commit, number, model, topic, offset/P, place/C, relayed/T; no word about anybody, so it stays
 lease      string: who writes, for 10 s from the last commit
 events     stream: the outbox; entry ``<number>-0`` holds one event as JSON; trimmed by retention
 state      hash: the policy's entities that go together
@@ -208,6 +208,17 @@ class RedisGallery(RedisEvents):
             at = change.expires_ns // MS if self._live and change.expires_ns is not None else 0
             arguments += [change.value or b"", at]
         return [*self._keys, *(self._prefix + key for key in [*held, *gone])], arguments
+
+    def relayed(self, topic: str) -> int | None:
+        """See `Gallery`."""
+        with redis_errors(self._url):
+            number = self._client.hget(self._meta, f"relayed/{topic}")
+        return None if number is None else int(number)
+
+    def note_relayed(self, topic: str, number: int) -> None:
+        """See `Gallery`."""
+        with redis_errors(self._url):
+            self._client.hset(self._meta, f"relayed/{topic}", number)
 
     def release(self) -> None:
         """See `Gallery`."""

@@ -98,7 +98,16 @@ def _go_on(
     if known != topic:
         _lost(f"the embeddings topic was made anew since the gallery read it (it was {known}, is {topic})", skip_lost)
         return
+    read = source.position()
     for partition, offset in offsets.items():
+        if partition not in read:  # its camera was taken out of the site file since
+            log.info(
+                "partition %d of the embeddings topic is not read any more, for the site file has no camera there; it was read "
+                "up to offset %d",
+                partition,
+                offset,
+            )
+            continue
         try:
             source.seek({partition: offset})
         except OffsetGone as error:

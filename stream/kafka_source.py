@@ -121,7 +121,9 @@ class KafkaSource(Generic[T]):
             self._to_commit.update(news)
 
     def position(self) -> dict[int, int]:
-        """See `stream.transport.Source`."""
+        """See `stream.transport.Source`. Of named partitions it is known before the first batch."""
+        if self._partitions is not None and not self._cursors.fetching():
+            self._connect()
         return self._cursors.position()
 
     def seek(self, offsets: Mapping[int, int]) -> None:

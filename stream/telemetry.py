@@ -51,7 +51,12 @@ RECORDS_EXPIRED = Counter(
     "sightline_records_expired", "Records that retention removed before they were read", ["topic", "partition"]
 )
 
-_HIDDEN: set[str] = set()
+_HIDDEN: dict[str, str] = {}
+"""What `mask` replaces -> what stands there instead."""
+# files and drawn scenes have no secrets, and a Redis's query none that is not named as one
+_CAMERA_URL = re.compile(r"(?i)\b(?!(?:file|synthetic|rediss?)://)[a-z][a-z0-9+.-]*://[^\s\"']+(?<![:;,.)])")
+_HOST = re.compile(r"(\[[^]/]*\]|[^/:@]*)(:\d*)?(/|$)")
+_QUERY_VALUE = re.compile(r"([^&=]*=)[^&]*|[^&]+")
 _URL_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:?//[^\s/:\"']*:)[^\s\"']+@")
 _IN_A_QUERY = re.compile(r"(?i)([?&/][\w-]*(?:pass?|auth|key|passcode)=)[^\s&\"']+")
 _NAMED = r"[\w-]*(?:password|passwd|pwd|secret|token|api_?key)"
@@ -63,11 +68,16 @@ _STANDARD = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "ta
 def hide(secret: str) -> None:
     """From now on `mask` replaces this very text wherever it stands. Ignored under 4 characters: it would hide words."""
     if len(secret) >= 4:
-        _HIDDEN.add(secret)
+        _HIDDEN[secret] = "***"
 
 
 def hide_url(url: str) -> None:
-    """`hide` the password in a url, as it stands there and decoded, whatever signs it is made of."""
+    """`hide` the password in a url, as it stands there and decoded, whatever signs it is made of.
+
+    Of a network camera's url `mask` shows no more than where it leads, though there be quotes or spaces in it.
+    """
+    if _CAMERA_URL.match(url):
+        _HIDDEN[url] = _shown(url)
     rest = url.partition("//")[2].partition(":")[2]
     for end in (at for at, sign in enumerate(rest) if sign == "@"):
         hide(rest[:end])
@@ -75,12 +85,29 @@ def hide_url(url: str) -> None:
 
 
 def mask(text: str) -> str:
-    """The text without its secrets: passwords in URLs, ``password=``, tokens and keys, and what `hide` was told."""
+    """The text without its secrets: passwords in URLs, ``password=``, tokens and keys, and what `hide` was told.
+
+    Of a network camera's url scheme, host, port, path and the names of the query's keys stay: all else may be a token.
+    """
     for secret in sorted(_HIDDEN, key=len, reverse=True):
-        text = text.replace(secret, "***")
+        text = text.replace(secret, _HIDDEN[secret])
+    text = _CAMERA_URL.sub(lambda found: _shown(found[0]), text)
     text = _URL_PASSWORD.sub(r"\1***@", text)
     text = _ASSIGNED.sub(r"\1***", _IN_A_QUERY.sub(r"\1***", text))
     return _QUOTED.sub(r'\1"***"', text)
+
+
+def _shown(url: str) -> str:
+    """A camera's url without user, password, and the query's values."""
+    scheme, _, rest = url.partition("://")
+    place, *query = re.split(r"([?#])", rest, maxsplit=1)
+    if not _HOST.match(place):  # user and password stand before it
+        if "@" not in place or "@" in "".join(query):  # where do they end? What is taken for the host may be theirs
+            return f"{scheme}://***"
+        place = f"***@{place.rpartition('@')[2]}"
+    if query:
+        query[1] = _QUERY_VALUE.sub(r"\1***", query[1])
+    return f"{scheme}://{place}{''.join(query)}"
 
 
 def setup_logging(*, json: bool = False, level: str = "info", stream: TextIO | None = None) -> None:

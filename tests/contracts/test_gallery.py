@@ -119,6 +119,19 @@ def test_events_are_numbered_without_gaps_across_calls_and_matchers(matchers):
     assert other.numbers() == (1, 6)
 
 
+def test_what_each_matches_topic_has_had_is_known_to_the_next_matcher(matchers):
+    gallery = matchers()
+    gallery.acquire()
+    assert gallery.relayed("t1") is None
+    for number in (3, 7):
+        gallery.note_relayed("t1", number)
+    gallery.commit([a_step(events=8)])
+    gallery.release()
+    other = matchers()
+    other.acquire()
+    assert (other.relayed("t1"), other.relayed("t2")) == (7, None)
+
+
 def test_who_waits_for_an_event_gets_it(matchers):
     gallery, reader, got = matchers(), matchers(), []
     gallery.acquire()

@@ -66,7 +66,7 @@ def test_over_kafka_and_redis_the_demo_says_the_same(tmp_path: Path, kafka_serve
     assert said == [(event.number, event.kind, event.tracklet) for event in _events(1)]
 
 
-def test_a_live_demo_drops_nothing_and_says_how_late_its_events_were(tmp_path: Path):
+def test_a_live_demo_accounts_for_every_frame_and_says_how_late_its_events_were(tmp_path: Path):
     status = status_of([*ARGUMENTS, "--report", str(tmp_path)])
     assert status == 0
     report = json.loads((tmp_path / "report.json").read_text())

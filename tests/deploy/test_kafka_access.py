@@ -130,6 +130,7 @@ def test_what_the_manual_grants_each_worker_is_enough(secure_kafka_server: Secur
             matches.send([EVENT])
             matches.flush()
         assert bus.last_number() == 1
+        assert bus.matches_id()
     subscriber = secure_kafka_server.as_user("subscriber")
     for group in (None, site.group):
         with contextlib.closing(events(subscriber, site=site.name, group=group)) as found:

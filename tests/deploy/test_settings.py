@@ -181,6 +181,33 @@ def test_a_wrong_variable_is_refused_by_its_name(tmp_path: Path, variable: str, 
     assert expected in refusal(tmp_path, SITE, {variable: "redis://example"})
 
 
+def test_a_variable_that_names_two_cameras_is_refused(tmp_path: Path) -> None:
+    text = SITE + '[[camera]]\nid = "front_door"\nurl = "rtsp://10.0.0.7/stream"\n'
+    assert refusal(tmp_path, text, {"SIGHTLINE_CAMERA__FRONT_DOOR__URL": "rtsp://10.0.0.8/stream"}) == (
+        'SIGHTLINE_CAMERA__FRONT_DOOR__URL: names the cameras "front-door" and "front_door" alike: '
+        "give one of them another id"
+    )
+    assert len(load_text(tmp_path, text, {"SIGHTLINE_CAMERA__NORTH__FPS": "3"}).camera) == 3
+
+
+def test_what_kubernetes_says_of_services_named_like_our_sections_is_no_setting(tmp_path: Path) -> None:
+    injected = {
+        "SERVICE_HOST": "10.0.0.3",
+        "SERVICE_PORT": "6379",
+        "SERVICE_PORT_CLIENT": "6379",
+        "PORT": "tcp://10.0.0.3:6379",
+        "PORT_6379_TCP": "tcp://10.0.0.3:6379",
+        "PORT_6379_TCP_PROTO": "tcp",
+        "PORT_6379_TCP_PORT": "6379",
+        "PORT_6379_TCP_ADDR": "10.0.0.3",
+    }
+    services = ("REDIS", "KAFKA", "KAFKA_HEADLESS")
+    environment = {f"SIGHTLINE_{service}_{name}": value for service in services for name, value in injected.items()}
+    assert load_text(tmp_path, SITE, environment) == load_text(tmp_path, SITE)
+    said = refusal(tmp_path, SITE, {"SIGHTLINE_TELEMETRY_METRICS_PORT": "9100"})
+    assert "two underscores: SIGHTLINE_TELEMETRY__METRICS_PORT" in said
+
+
 @pytest.mark.parametrize("password", ["{x9!kk", "[12]"])
 def test_a_password_in_the_environment_may_begin_like_a_list_or_a_table(tmp_path: Path, password: str) -> None:
     kafka = "[kafka]\nbootstrap_servers = 'x:1'\nsecurity_protocol = 'SASL_SSL'\nsasl_username = 'u'\nsasl_mechanism = 'PLAIN'\n"

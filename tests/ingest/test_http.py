@@ -216,7 +216,7 @@ def test_what_a_server_answers_is_told_apart(status: int, kind: type[CameraError
     with http_server(page) as address, pytest.raises(kind) as caught:
         open_video(camera(f"http://admin:{PASSWORD}@{address}/video"), WallClock(), 3.0)
     line = str(caught.value)
-    assert line.startswith(f"camera hall: http://admin:***@{address}/video")
+    assert line.startswith(f"camera hall: http://***@{address}/video")
     assert said in line
     assert PASSWORD not in "".join(traceback.format_exception(caught.value))
 

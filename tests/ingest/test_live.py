@@ -12,6 +12,7 @@ from feeds import HASTY, MjpegCamera, black_hole, frames_of, http_server, number
 from prometheus_client import REGISTRY
 
 from ingest.cameras import Cameras
+from ingest.clock import WallClock
 from ingest.patience import Patience
 from ingest.queues import CameraQueue
 from ingest.settings import CameraSettings
@@ -59,6 +60,28 @@ def test_one_dead_camera_never_slows_another_nor_does_starting_wait_for_it() -> 
     numbers = [number_of(f) for f in frames_of(seen, "alive")]
     assert numbers[-1] - numbers[0] <= 10  # none was held up
     assert {type(m) for m in seen if m.camera == "dead"} == {CameraState}
+
+
+def test_a_mistake_of_ours_in_one_camera_s_thread_is_told_and_costs_the_others_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failures = iter(range(3))
+
+    def wall_ns() -> int:
+        if threading.current_thread().name == "camera broken" and next(failures, None) is not None:
+            raise ZeroDivisionError("nobody thought of this")
+        return time.time_ns()
+
+    before = metric("camera_reconnects_total", camera="broken", reason="unusable")
+    with http_server(MjpegCamera) as address:
+        cameras = [camera(f"http://{address}/", "broken"), camera(f"http://{address}/", "whole")]
+        with closing(Cameras("site", cameras, patience=HASTY, wall=WallClock(wall_ns))) as source:
+            watch_source(source, lambda m: bool(frames_of(m, "broken")) and bool(frames_of(m, "whole")))
+    assert metric("camera_reconnects_total", camera="broken", reason="unusable") - before == 3
+    told, *_ = [record for record in caplog.records if "unexpected" in record.message]
+    assert f"camera broken: http://{address}/: unexpected ZeroDivisionError: nobody thought of this." in told.message
+    assert told.exc_info is not None
+    assert isinstance(told.exc_info[1], ZeroDivisionError)  # with its traceback
 
 
 def test_a_camera_that_is_away_says_so_all_the_while_under_one_name() -> None:

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from ingest.settings import CameraSettings, partitions
 from stream.errors import SettingsError
+from stream.telemetry import mask
 
 SQUARE = ((0.1, 0.1), (0.4, 0.1), (0.4, 0.4))
 
@@ -58,6 +59,20 @@ def test_a_password_in_the_url_is_never_shown() -> None:
     with pytest.raises(ValidationError) as caught:
         CameraSettings.model_validate({"id": "hall", "url": "rtmp://admin:pass%40word@10.0.0.7/live"})
     assert "pass%40word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        pytest.param("http://cam/v?u=admin&p=it's hunter2", "http://cam/v?u=***&p=***", id="query of any signs"),
+        pytest.param("https://tok'hunter2@h:8443/x.m3u8", "https://***@h:8443/x.m3u8", id="token as user"),
+        pytest.param("rtsp://joe:hun?te r2@h/x", "rtsp://***", id="signs that should be encoded"),
+        pytest.param("synthetic://?seed=3&camera=1", "synthetic://?seed=3&camera=1", id="drawn scene"),
+    ],
+)
+def test_of_a_url_only_where_it_leads_is_shown(url: str, shown: str) -> None:
+    assert CameraSettings(id="hall", url=url).shown_url == shown
+    assert mask(f"{url} failed") == f"{shown} failed"
 
 
 def test_a_file_begins_in_2000_unless_said() -> None:

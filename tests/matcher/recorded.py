@@ -48,7 +48,7 @@ class Recorded:
     def commit(self, batch: Sequence[Record]) -> None: ...
 
     def position(self) -> dict[int, int]:
-        return dict(self._from)
+        return {r.partition: self._from.get(r.partition, 0) for r in self._records}
 
     def pause(self, partitions: Iterable[int]) -> None: ...
 

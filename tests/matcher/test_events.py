@@ -390,7 +390,7 @@ def test_the_relay_brings_each_event_to_kafka_once_though_it_starts_again(kafka_
     gallery.acquire()
     for _ in range(3):
         gallery.commit([Step(BASE, {}, {}, {}, tuple(ten()))])
-        outbox = Outbox(gallery, relay_from(gallery, last_number(settings, spec.name), site), clock=None)
+        outbox = Outbox(gallery, relay_from(gallery, last_number(settings, spec.name), site, "t"), clock=None)
         outbox.close_input()
         sink = KafkaSink(settings, spec, lambda _: 0)
         run(outbox, Pass(), sink, prepare=as_messages, name="relay")

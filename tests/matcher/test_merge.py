@@ -50,6 +50,15 @@ def test_a_file_that_has_ended_is_not_waited_for():
     assert out(merger) == [("a", 0), ("b", 100), ("b", 100), ("a", 200)]
 
 
+def test_files_do_not_wait_for_a_camera_that_the_site_file_lacks_and_know_how_far_it_was_taken():
+    merger = merge("ab", places={"c": Place(0, 100)})
+    merger.push(frame("c", 100), 0)  # taken before its camera was taken out
+    merger.push(frame("c", 150), 0)  # and it never said that it ended
+    merger.push(frame("a", 200), 0)
+    merger.push(frame("b", 300), 0)
+    assert out(merger) == [("c", 150), ("a", 200)]
+
+
 def test_the_end_of_an_earlier_stream_said_again_ends_nothing():
     merger = merge("ab", places={"b": Place(7, 0)})
     merger.push(frame("a", 100), 0)
@@ -136,6 +145,28 @@ def test_a_live_record_from_the_future_is_dropped_counted_and_said_once(caplog):
     assert dropped() == before + 2
     assert merger.offsets()[1] == 86_400_202  # what was dropped is consumed
     assert caplog.text.count("camera b: its records are dated 86399 s ahead of this machine's clock") == 1
+    assert "if the ingest worker's was just set back, restart ingest" in caplog.text
+
+
+def test_a_live_camera_whose_stream_began_before_the_last_one_is_said_once_with_the_remedy(caplog):
+    merger = merge("ab", live=True, places={"a": Place(30 * 10**9, 99)})
+    said = "camera a: its frames are dropped as seen before: their stream began 30 s before the last one that was taken"
+    for ms in range(0, 60_000, 200):
+        merger.push(frame("a", ms), ms / 1000)
+        assert (said in caplog.text) == (ms >= 10_000)
+    assert out(merger, now=60.0) == []
+    assert caplog.text.count(said) == 1
+    assert "restart ingest once that clock is past 1970-01-01 00:00:31 UTC" in caplog.text
+    merger.push(frame("a", 60_000, stream=60 * 10**9), 60.0)  # it was restarted
+    assert out(merger, now=61.0) == [("a", 60_000)]
+
+
+def test_frames_of_an_earlier_stream_that_a_worker_repeats_are_no_clock_set_back(caplog):
+    merger = merge("a", live=True, places={"a": Place(30 * 10**9, 99)})
+    for ms in range(0, 60_000, 5000):
+        merger.push(frame("a", 1), 31 + ms / 1000)
+        merger.push(frame("a", 31_000 + ms, stream=30 * 10**9), 31 + ms / 1000)
+    assert "set back" not in caplog.text
 
 
 def test_a_backlog_that_comes_camera_after_camera_is_still_merged():

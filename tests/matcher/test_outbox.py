@@ -1,4 +1,5 @@
 import threading
+from functools import partial
 
 import pytest
 from prometheus_client import REGISTRY
@@ -7,7 +8,7 @@ from matcher.gallery import MemoryGallery
 from matcher.matcher import Step
 from matcher.outbox import Outbox, relay_from
 from stream.codec import MATCHES
-from stream.errors import OffsetGone
+from stream.errors import GalleryUnreachable, OffsetGone
 from stream.memory import MemoryTopic
 from stream.messages import MatchEvent
 from stream.stage import Pass, as_messages, run
@@ -33,8 +34,8 @@ def say(gallery, count, clock=0):
     gallery.commit([Step(clock, {}, {}, {}, tuple(event() for _ in range(count)))])
 
 
-def relay(gallery, topic, after):
-    outbox = Outbox(gallery, after, clock=None)
+def relay(gallery, topic, after, note=None):
+    outbox = Outbox(gallery, after, clock=None, note=note)
     outbox.close_input()
     run(outbox, Pass(), topic.sink(lambda _: 0), prepare=as_messages, name="relay")
 
@@ -47,23 +48,46 @@ def everything(topic, group):
 def test_the_relay_goes_on_behind_the_last_number_in_matches(gallery):
     topic = MemoryTopic("s.matches", MATCHES, 1, capacity_records=1000)
     say(gallery, 100)
-    relay(gallery, topic, relay_from(gallery, None, "s"))
+    relay(gallery, topic, relay_from(gallery, None, "s", "t"))
     say(gallery, 50)
-    relay(gallery, topic, relay_from(gallery, 100, "s"))
+    relay(gallery, topic, relay_from(gallery, 100, "s", "t"))
     topic.close_input()
     assert everything(topic, "reader") == list(range(1, 151))
 
 
-def test_an_empty_topic_gets_all_that_is_kept(gallery):
+def test_a_new_topic_gets_all_that_is_kept(gallery):
     say(gallery, 3, clock=0)
     say(gallery, 2, clock=61 * SECOND)
-    assert relay_from(gallery, None, "s") == 3
+    gallery.note_relayed("former", 4)
+    assert relay_from(gallery, None, "s", "t") == 3
+
+
+def test_a_topic_that_retention_has_emptied_gets_what_it_has_not_had(gallery):
+    note = partial(gallery.note_relayed, "t")
+    before, after = (MemoryTopic("s.matches", MATCHES, 1, capacity_records=2000) for _ in "ab")
+    say(gallery, 1500)
+    relay(gallery, before, relay_from(gallery, None, "s", "t"), note)
+    say(gallery, 50)
+    relay(gallery, after, relay_from(gallery, None, "s", "t"), note)
+    after.close_input()
+    assert everything(after, "reader") == list(range(1501, 1551))
+
+
+def test_a_gallery_that_is_away_when_a_delivery_is_noted_does_not_end_the_relay(gallery):
+    def away(number):
+        raise GalleryUnreachable("gone")
+
+    topic = MemoryTopic("s.matches", MATCHES, 1, capacity_records=1000)
+    say(gallery, 100)
+    relay(gallery, topic, 0, away)
+    topic.close_input()
+    assert everything(topic, "reader") == list(range(1, 101))
 
 
 def test_a_gallery_that_never_said_what_matches_holds_is_refused(gallery):
     say(gallery, 3)
     with pytest.raises(OffsetGone, match=r"ends with event 9, the gallery has said only 3: .*--state"):
-        relay_from(gallery, 9, "s")
+        relay_from(gallery, 9, "s", "t")
 
 
 def test_events_that_expired_before_the_relay_came_back_are_counted(gallery, caplog):

@@ -277,6 +277,20 @@ def test_what_a_servers_settings_cost_is_said(tmp_path, settings, says):
     server.kill()
 
 
+def test_a_server_without_the_command_config_serves_and_does_not_show_its_settings(tmp_path):
+    port = free_port()
+    server = RedisServer(valkey_binary(), tmp_path, [f"port {port}", 'rename-command CONFIG ""'], port)
+    server.start()
+    gallery = RedisGallery(server.url, "s", model="m", retention_ns=SECOND, live=True)
+    (line,) = gallery.warnings()
+    assert "does not show its settings: see to appendonly yes" in line
+    gallery.acquire()
+    server.kill()
+    with pytest.raises(GalleryUnreachable, match="no Redis answers"):
+        gallery.warnings()
+    gallery.close()
+
+
 def test_a_gallery_of_another_version_is_refused(gallery):
     gallery.acquire()
     gallery.commit([a_step()])

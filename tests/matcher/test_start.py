@@ -1,4 +1,6 @@
+import secrets
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -6,7 +8,9 @@ from matcher.gallery import MemoryGallery
 from matcher.start import start
 from stream.codec import EMBEDDINGS
 from stream.errors import EpochLost, OffsetGone
+from stream.kafka import KafkaSink, KafkaSource, TopicSpec, ensure_topics
 from stream.memory import MemoryTopic
+from stream.settings import KafkaSettings
 from stream.stage import as_records, run
 
 from .recorded import Recorded, write
@@ -99,6 +103,36 @@ def test_a_topic_that_was_made_anew_stops_the_matcher_with_the_remedy(site, tmp_
     with pytest.raises(OffsetGone, match=r"made anew .* \(it was recorded, is another\): .*--skip-lost"):
         begin(gallery(made), anew, site)
     play(begin(gallery(made), anew, site, skip_lost=True))
+
+
+def test_a_camera_taken_out_of_the_site_file_does_not_keep_the_matcher_from_going_on(
+    site, kafka_server, tmp_path, caplog
+):
+    settings = KafkaSettings(bootstrap_servers=kafka_server)
+    spec = TopicSpec(f"sim-{secrets.token_hex(4)}.embeddings", 4, 600)
+    ensure_topics(settings, [spec])
+    with closing(KafkaSink(settings, spec, lambda message: site.cameras.index(message.camera))) as sink:
+        sink.send(record.message for record in site.in_order())
+    made, partitions = gallery(), len(site.cameras)
+
+    def source():
+        return KafkaSource(settings, spec.name, None, EMBEDDINGS, partitions=range(partitions))
+
+    first = begin(made, source, site)
+    ends = first.source.ends(range(4))
+    for batch in first.source.batches():
+        first.sink.send(first.matcher.process(batch))
+        first.sink.flush()
+        if first.source.drained(ends):
+            break
+    first.source.close()
+    first.sink.close()
+    partitions -= 1
+    with caplog.at_level("INFO"):
+        again = begin(gallery(made), source, site)
+    assert again.source.position() == {partition: ends[partition] for partition in range(3)}
+    assert "partition 3 of the embeddings topic is not read any more" in caplog.text
+    again.source.close()
 
 
 def test_who_could_not_start_lets_the_next_one_in(site, tmp_path):
