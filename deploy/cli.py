@@ -25,6 +25,8 @@ from stream.errors import SightlineError
 INTERRUPTED = 130
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What the machine lacks where a write fails: no mistake of ours."""
+OUT_OF_MEMORY = "OutOfMemoryError"
+"""Torch's name for a GPU whose memory is full: by name, for most commands never import torch."""
 
 SERVING = ("demo", "run", "ingest", "perceive", "match", "bench")
 """Verbs whose stages are threads already: libraries' own threads below them burnt 1.66 times the processor by spinning."""
@@ -91,7 +93,11 @@ def status_of(arguments: list[str], commands: typer.Typer | None = None) -> int:
         _say(f"{where}: {(error.strerror or 'cannot be written').lower()}: free some room, or name another place")
         return 1
     except Exception as error:
-        return _our_mistake(error, arguments)
+        if type(error).__name__ != OUT_OF_MEMORY:
+            return _our_mistake(error, arguments)
+        said = ". ".join(mask(str(error)).split(". ")[:3])  # what follows is torch's advice to programmers
+        _say(f"{said}: end what else uses the GPU (nvidia-smi), or set CUDA_VISIBLE_DEVICES= to work on the processor")
+        return 1
     if returned == INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
         _say("interrupted")
     return returned if isinstance(returned, int) else 0

@@ -252,7 +252,8 @@ def _grid(size_hw: tuple[int, int], scale: Tensor, shift: Tensor) -> Tensor:
     theta = torch.zeros(len(scale), 2, 3, device=scale.device)
     theta[:, 0, 0], theta[:, 1, 1] = scale[:, 0], scale[:, 1]
     theta[:, :, 2] = shift
-    return F.affine_grid(theta, [len(scale), 3, *size_hw], align_corners=False)
+    with torch.autocast(scale.device.type, enabled=False):  # which would give coordinates 8 bits
+        return F.affine_grid(theta, [len(scale), 3, *size_hw], align_corners=False)
 
 
 def _inside(size_hw: tuple[int, int], scale: Tensor, shift: Tensor) -> Tensor:

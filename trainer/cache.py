@@ -1,8 +1,10 @@
 """Drawn training data, drawn once: worker processes write shards to the user's cache, training maps them into memory."""
 
+import errno
 import hashlib
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,9 +25,12 @@ Draw = Callable[[int], dict[str, NDArray[Any]]]
 ShardReport = Callable[[int, int], None]
 """(shards there, shards wanted)."""
 
+SMALL_BYTES = 1 << 20
+"""Files up to this size are read at once: labels, boxes and joints, not pictures."""
+
 
 class Rows:
-    """Arrays one after the other, each a memory map, read by row numbers as if they were one."""
+    """Arrays one after the other, most of them memory maps, read by row numbers as if they were one."""
 
     def __init__(self, parts: Sequence[Pictures]) -> None:
         self._parts = parts
@@ -44,10 +49,10 @@ class Rows:
 def drawn(
     name: str, draw: Draw, shards: int, *, key: Mapping[str, object], workers: int, report: ShardReport
 ) -> dict[str, list[NDArray[Any]]]:
-    """Per array name, one read-only memory map per shard; what is not in the user's cache yet is drawn now.
+    """Per array name, one array per shard, a read-only memory map if it is large; what is not in the user's cache yet is drawn now.
 
     `key` and the drawing code's own text name the cache, so a changed drawing is drawn anew. A run that was cut short goes on with
-    the shards it lacks. Raises `DataError` where they cannot be written, for want of space for instance.
+    the shards it lacks. Raises `DataError` where they cannot be written, for want of space for instance, or not be held open together.
     """
     folder = _root() / f"{name}-{_digest(key)}"
     try:
@@ -68,13 +73,32 @@ def drawn(
                 job.result()
                 report(done, shards)
     names = sorted(path.stem for path in (folder / "0").glob("*.npy"))
-    return {each: [np.load(folder / str(s) / f"{each}.npy", mmap_mode="r") for s in range(shards)] for each in names}
+    return _read({each: [folder / str(shard) / f"{each}.npy" for shard in range(shards)] for each in names})
 
 
 def _root() -> Path:
     """Below $SIGHTLINE_CACHE, as the clips are, else the user's cache folder."""
     root = os.environ.get("SIGHTLINE_CACHE")
     return (Path(root) if root else platformdirs.user_cache_path("sightline")) / "training"
+
+
+def _read(files: dict[str, list[Path]]) -> dict[str, list[NDArray[Any]]]:
+    """See `drawn`. Every memory map holds a file open, and a process may usually hold 1024: the limit grows by as many."""
+    large = {path for paths in files.values() for path in paths if path.stat().st_size > SMALL_BYTES}
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, soft + len(large)), hard))
+    try:
+        return {
+            name: [np.load(path, mmap_mode="r" if path in large else None) for path in paths]
+            for name, paths in files.items()
+        }
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        raise DataError(
+            f"{len(large)} files of drawn pictures are held open together, and this process may hold {hard} of all kinds: raise the "
+            "limit (ulimit -Hn), or ask for fewer people"
+        ) from error
 
 
 def _write(folder: Path, shard: int, draw: Draw) -> None:

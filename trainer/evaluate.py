@@ -163,10 +163,7 @@ def split(crops: Crops) -> tuple[Crops, Crops]:
     _, first = np.unique(pairs, axis=0, return_index=True)
     chosen = np.zeros(len(pairs), dtype=bool)
     chosen[first] = True
-    return tuple(  # type: ignore[return-value]
-        Crops(crops.images[np.flatnonzero(which)], crops.people[which], crops.cameras[which])
-        for which in (chosen, ~chosen)
-    )
+    return crops.take(np.flatnonzero(chosen)), crops.take(np.flatnonzero(~chosen))
 
 
 def detect(model: Infers, images: Sequence[U8], size_hw: tuple[int, int]) -> list[tuple[F32, F32]]:

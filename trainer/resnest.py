@@ -52,6 +52,11 @@ class Block(nn.Module):
         self.bn3 = nn.BatchNorm2d(outputs)
         self.downsample = nn.Identity() if inputs == outputs else _shortcut(inputs, outputs, stride)
 
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """Before the shortcut is added (`trainer.calm`)."""
+        return self.bn3
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, 4 planes, H / stride, W / stride), not negative."""
         out = self.avd_layer(self.conv2(torch.relu(self.bn1(self.conv1(x)))))

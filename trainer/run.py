@@ -95,7 +95,7 @@ class Run:
     """A task on its way: everything that a checkpoint holds, between two steps."""
 
     def __init__(self, task: Task, output: Path) -> None:
-        """Raises `UsageError` where output/checkpoint.pt is of another recipe, method or data."""
+        """Raises `UsageError` where output/checkpoint.pt is of another recipe, method or data, or not the same to all processes."""
         self.task, self.recipe, self.path = task, task.recipe, output / "checkpoint.pt"
         self.device = distributed.device()
         task.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -111,6 +111,7 @@ class Run:
         self.data_sets = checkpoint.seen(self.recipe.model_dump(), task.seen)
         if self.path.exists():
             self._restore(checkpoint.load(self.path))
+        self._check_together()
 
     @property
     def progress(self) -> float:
@@ -226,6 +227,16 @@ class Run:
         self.step, self.sampled, self.history, self.best = saved.step, saved.sampler, saved.history, saved.best
         sums = dict(saved.epoch)
         self.epoch = Means(steps=int(sums.pop("count", 0)), sums=sums)
+
+    def _check_together(self) -> None:
+        """Each process looked for its own checkpoint, and on another machine it may have found another or none."""
+        place = torch.tensor([[self.step, self.sampled["epoch"], self.sampled["place"]]], device=self.device)
+        steps_done = distributed.gathered(place)
+        if bool((steps_done != place).any()):
+            raise UsageError(
+                f"{self.path} is not the same to all processes: they begin after the steps {steps_done[:, 0].tolist()}: on several "
+                "machines name an --output that all of them share, or copy the newest checkpoint.pt to each"
+            )
 
     def _draw_anew(self) -> None:
         """Random numbers of a step are a function of seed, process and step: nothing has to be saved to go on with the same."""

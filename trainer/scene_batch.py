@@ -121,9 +121,10 @@ class SceneAugmentation:
         self._generator = generator
 
     def __call__(self, picture: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """A picture and its boxes -> both altered, of the same size; boxes are not clipped."""
-        picture, boxes = warp(picture, boxes, self._matrix(picture.shape[1], picture.shape[2]))
-        return self._look(picture), boxes
+        """A picture and its boxes -> both altered, of the same size; boxes are not clipped. In float32 under autocast too."""
+        with torch.autocast(picture.device.type, enabled=False):  # else boxes of a large scene are off by ten pixels
+            picture, boxes = warp(picture, boxes, self._matrix(picture.shape[1], picture.shape[2]))
+            return self._look(picture), boxes
 
     def _uniform(self, low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(shape, generator=self._generator)

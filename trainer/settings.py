@@ -40,6 +40,8 @@ class Recipe(Section):
     """A checkpoint.pt whose weights are begun with."""
     weights: str = ""
     """``imagenet`` (torchvision's), a file of weights, or empty: from scratch."""
+    calm: bool = False
+    """Every residual block begins as its shortcut alone (`trainer.calm`): for networks that begin with random weights."""
     epochs: Count
     """Length of the whole schedule."""
     learning_rate: Annotated[float, Field(gt=0, lt=1)]

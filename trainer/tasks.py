@@ -9,6 +9,7 @@ from stream.errors import UsageError
 from trainer import drawn
 from trainer.ahead import Ahead
 from trainer.cache import ShardReport
+from trainer.calm import calm
 from trainer.checkpoint import load, load_weights, origin
 from trainer.data import Crops, Scenes
 from trainer.datasets import load_reid, load_search
@@ -50,6 +51,8 @@ def prepare(recipe: Recipe, *, workers: int, report: ShardReport, resumed: bool 
     task: Task = method_module(recipe.method).TASK(recipe, wrapped)
     task.pictures = pictures
     notes = [*notes, *task.notes]
+    if recipe.calm and not resumed:
+        calm(task.network)
     if recipe.weights and not resumed:
         notes = [*notes, f"weights = {recipe.weights}: {task.fill(recipe.weights)}"]
         task.seen = origin(recipe.weights)

@@ -1,6 +1,7 @@
 """The command line: help, usage errors, exit statuses, and that nobody ever sees a traceback."""
 
 import importlib
+import os
 import re
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import typer
 
 from deploy import service
 from deploy.cli import VERBS, main, status_of
+from deploy.output import check_writable
 from stream.errors import BundleError, EpochLost, SettingsError
 from tests.deploy.sites import write_site
 from tests.deploy.workers import last_line, sightline
@@ -122,6 +124,17 @@ def test_a_full_disk_is_one_line_and_no_mistake_of_ours(tmp_path: Path, capsys: 
     assert "mistake" not in said
 
 
+def test_a_gpu_without_memory_is_one_line_and_no_mistake_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    from torch import OutOfMemoryError
+
+    full = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8.00 GiB of which 1.00 GiB is free."
+    advice = "Including non-PyTorch memory, this process has 7.00 GiB memory in use. If reserved memory is large try setting X."
+    assert status_of([], failing(OutOfMemoryError(f"{full} {advice}"))) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"sightline: .*2\.00 GiB\. GPU 0 .*is free: .*nvidia-smi.*CUDA_VISIBLE_DEVICES.*\n", said)
+    assert "mistake" not in said
+
+
 def test_an_interrupt_while_commands_are_imported_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +157,30 @@ def test_a_file_where_a_folder_is_asked_for_is_said_before_any_work(tmp_path: Pa
     done = sightline(*arguments, "file", folder=tmp_path)
     assert done.returncode == 2
     assert f"{arguments[-1]} file: cannot be made" in last_line(done)
+
+
+@pytest.mark.parametrize("arguments", [["run", "--events"], ["plan", "--json"]], ids=["events", "json"])
+def test_a_file_that_cannot_be_written_is_said_before_any_work(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = write_site(tmp_path, frames=1)
+    verb, option = arguments
+    path = "/proc/sightline.json"  # refused to root, too
+    assert status_of([verb, str(site), option, path]) == 2
+    said = capsys.readouterr()
+    assert re.fullmatch(rf"sightline: {option} {path}: cannot be written: .+; give another file\n", said.err)
+    assert said.out == ""
+
+
+def test_to_ask_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) -> None:
+    new, old, link, pipe = (tmp_path / name for name in ("new", "old", "link", "pipe"))
+    old.write_text("kept")
+    link.symlink_to(tmp_path / "nowhere yet")
+    os.mkfifo(pipe)  # nobody reads it: to open it would take for ever
+    for path in (new, old, link, pipe):
+        check_writable("--json", path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "old", "pipe"]
+    assert old.read_text() == "kept"
 
 
 def test_two_signals_at_once_are_one_stop_and_a_later_one_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:

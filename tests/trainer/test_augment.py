@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from trainer.augment import Augment, CropAugment, erasing, normalise, resample
+from trainer.augment import Augment, CropAugment, SceneAugment, erasing, normalise, resample
 
 SIZE_HW = (64, 32)
 
@@ -48,10 +48,36 @@ def test_values_stay_in_range_whatever_is_drawn():
     assert (out <= 1).all()
 
 
-def test_the_whole_picture_at_its_own_size_is_itself():
-    pictures = torch.randint(0, 256, (2, 20, 10, 3), dtype=torch.uint8)
-    out = resample(pictures, (20, 10), torch.ones(2, 2), torch.zeros(2, 2))
-    assert torch.allclose(out, pictures.permute(0, 3, 1, 2) / 255, atol=1e-5)
+@pytest.mark.parametrize("sixteen_bits", [False, True])
+def test_the_whole_picture_at_its_own_size_is_itself(sixteen_bits):
+    pictures = torch.randint(0, 256, (2, 384, 192, 3), dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16, enabled=sixteen_bits):
+        out = resample(pictures, (384, 192), torch.ones(2, 2), torch.zeros(2, 2))
+    assert torch.allclose(out, pictures.permute(0, 3, 1, 2) / 255, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "augment",
+    [
+        pytest.param(lambda pictures: CropAugment(SIZE_HW, blur_p=0.5)(pictures, _generator()), id="crops of people"),
+        pytest.param(
+            lambda pictures: SceneAugment(SIZE_HW)(pictures, torch.rand(8, 2, 4), _generator())[0], id="whole pictures"
+        ),
+        pytest.param(
+            lambda pictures: Augment(SIZE_HW, crop="pad", patch_p=0.5, contrast=0.1)(pictures, _generator()).pictures,
+            id="padded",
+        ),
+        pytest.param(
+            lambda pictures: Augment(SIZE_HW, crop="enlarge")(pictures, _generator(), parts=pictures[..., 0]).parts,
+            id="labels",
+        ),
+    ],
+)
+def test_a_training_in_16_bits_sees_the_pictures_of_one_in_32(augment, dtype):
+    with torch.autocast("cpu", dtype):
+        out = augment(_noise())
+    assert torch.equal(out, augment(_noise()))
 
 
 def test_the_mean_colour_of_photographs_becomes_zero():

@@ -1,10 +1,13 @@
+import re
 import resource
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from stream.errors import DataError
-from trainer.cache import drawn
+from trainer.cache import SMALL_BYTES, Rows, drawn
 from trainer.drawn import windows
 
 
@@ -71,6 +74,53 @@ def test_a_disk_that_fills_up_is_said_with_the_remedy_and_leaves_nothing_half_do
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (folder,) = (tmp_path / "training").iterdir()
     assert [path.name for path in folder.iterdir()] == ["0"]
+
+
+@pytest.fixture
+def few_files():
+    """As many open files as a shell usually allows."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def _draw_five_thousand_people(tmp_path):
+    """In 1250 shards, which are links to one."""
+    one = draw(0) | dict.fromkeys(("images", "parts"), np.zeros((1, SMALL_BYTES), np.uint8))
+    drawn("test", lambda shard: one, 1, key={}, workers=1, report=lambda done, of: None)
+    (folder,) = (tmp_path / "training").iterdir()
+    for shard in range(1, 1250):
+        (folder / str(shard)).mkdir()
+        for path in (folder / "0").iterdir():
+            (folder / str(shard) / path.name).hardlink_to(path)
+
+
+@pytest.mark.usefixtures("few_files")
+def test_thousands_of_people_do_not_run_out_of_open_files(tmp_path):
+    _draw_five_thousand_people(tmp_path)
+    reports = []
+    found = drawn("test", draw, 1250, key={}, workers=1, report=lambda *told: reports.append(told))
+    assert reports == []
+    assert [len(parts) for parts in found.values()] == [1250] * 3
+    assert [type(found[name][-1]) for name in ("images", "parts", "labels")] == [np.memmap, np.memmap, np.ndarray]
+    assert Rows(found["images"])[np.array([0, 1249])].shape == (2, SMALL_BYTES)
+
+
+def test_more_files_than_the_machine_lets_a_process_open_are_said_with_the_remedy(tmp_path):
+    _draw_five_thousand_people(tmp_path)
+    script = """
+import resource
+from stream.errors import DataError
+from trainer.cache import drawn
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))  # a hard limit that went down stays down
+try:
+    drawn("test", None, 1250, key={}, workers=1, report=None)
+except DataError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert re.fullmatch("2500 files .* may hold 1024 of all kinds: .*ulimit.* fewer people\n", done.stdout)
 
 
 def test_windows_move_people_with_their_pictures():

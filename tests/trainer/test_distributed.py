@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,12 @@ def test_a_loss_that_is_none_in_one_process_ends_both(out):
 
 def test_an_epoch_too_short_for_the_processes_is_refused(out):
     assert all("1 batches for 2 processes" in found["too_few"] for found in _found(out))
+
+
+def test_processes_that_do_not_find_the_same_checkpoint_are_refused(out):
+    for rank, found in enumerate(_found(out)):
+        expected = rf"apart/{rank}/checkpoint\.pt is not the same.*steps \[1, 0\].* an --output that all of them share"
+        assert re.search(expected, str(found["apart"]))
 
 
 def test_vectors_of_all_processes_come_together_in_order_and_score_as_in_one(out):

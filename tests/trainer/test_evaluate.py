@@ -1,9 +1,13 @@
 import numpy as np
 import pytest
+import torch
 
 from stream.errors import DataError
 from trainer.data import Crops, Scenes
 from trainer.evaluate import box_agreement, crop_agreement, embed, score_detector, score_embedder, split
+from trainer.methods import mgre
+from trainer.methods.mgre import MGReRecipe
+from trainer.validation import crops_judge
 
 
 class MeanColour:
@@ -39,6 +43,30 @@ def test_an_embedder_is_scored_across_cameras_and_without_their_means():
     score = score_embedder(MeanColour(), query, gallery, (8, 4))
     assert score.ranking.rank1 == 0
     assert score.centred.rank1 == 1
+
+
+class Unread:
+    """Pictures that are not to be read yet."""
+
+    def __getitem__(self, rows):
+        raise AssertionError(f"rows {rows} are read")
+
+
+def test_query_and_gallery_keep_joints_and_names_and_their_pictures_are_read_later():
+    joints = np.arange(6 * 51, dtype=np.float32).reshape(6, 17, 3)
+    people, cameras = np.array([1, 1, 2, 2, 1, 2]), np.array([1, 1, 1, 1, 2, 2])
+    query, gallery = split(Crops(Unread(), people, cameras, joints, names=list("abcdef")))
+    assert (query.names, gallery.names) == (["a", "c", "e", "f"], ["b", "d"])
+    assert np.array_equal(query.joints, joints[[0, 2, 4, 5]])
+    assert np.array_equal(gallery.joints, joints[[1, 3]])
+
+
+def test_a_network_that_is_told_where_joints_are_is_judged_on_people_held_out(one_thread):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (8, 40, 20, 3), dtype=np.uint8)
+    held_out = Crops(images, np.repeat([1, 2], 4), np.tile([1, 2], 4), rng.random((8, 17, 3), dtype=np.float32))
+    network = mgre.embedder(MGReRecipe(input_hw=(64, 32), weights="", regions="joints")).eval()
+    assert 0 < crops_judge(held_out, (64, 32))(network, torch.device("cpu")) <= 1
 
 
 def test_erasing_wipes_the_same_pictures_out_each_time_and_about_as_many_as_asked():
@@ -82,7 +110,7 @@ def test_a_model_with_huge_weights_has_no_score():
 def test_queries_are_everybody_s_first_picture_per_camera():
     query, gallery = split(_crops([(i, i, i) for i in range(6)], [1, 1, 1, 2, 2, 2], [1, 1, 2, 1, 1, 1]))
     assert query.people.tolist() == [1, 1, 2]
-    assert query.images[:, 0, 0, 0].tolist() == [0, 2, 3]
+    assert query.images[np.arange(3)][:, 0, 0, 0].tolist() == [0, 2, 3]
     assert gallery.people.tolist() == [1, 2, 2]
 
 

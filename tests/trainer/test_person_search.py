@@ -235,10 +235,12 @@ def test_which_losses_reach_the_attention(scope, place, reached):
     assert hit == reached | ({"rpn_score", "rpn_box"} if (scope, place) == ("shared", "stem") else set())
 
 
-def test_a_spatial_transformer_begins_as_the_identity_and_learns():
+@pytest.mark.parametrize("sixteen_bits", [False, True])
+def test_a_spatial_transformer_begins_as_the_identity_and_learns(sixteen_bits):
     module = ps.SpatialTransformer(64)
     x = torch.randn(2, 64, 14, 14)
-    out = module(x)
+    with torch.autocast("cpu", torch.bfloat16, enabled=sixteen_bits):
+        out = module(x)
     assert torch.allclose(out, x, atol=1e-5)
     (out * torch.randn(2, 64, 14, 14)).sum().backward()
     assert module.last.weight.grad.ne(0).any()

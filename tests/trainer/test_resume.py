@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.errors import DataError, UsageError
+from tests.trainer import eprinet_small, magnifiernet_small
 from tests.trainer.toy import ToyRecipe, ToyTask, crops
-from trainer import checkpoint
+from trainer import checkpoint, resnet_ibn
 from trainer.checkpoint import Checkpoint
 from trainer.data import Crops, Scenes
 from trainer.loop import train
 from trainer.methods.detector import DetectorRecipe, DetectorTask
+from trainer.methods.mgre import MGReRecipe, MGReTask
 from trainer.methods.osnet import OSNetRecipe, OSNetTask
 
 STEPS = 4 * 4
@@ -148,8 +150,37 @@ def _detector():
     return DetectorTask(recipe, Scenes(images, boxes, np.ones((4, 1), np.float32)))
 
 
-@pytest.mark.parametrize("make", [pytest.param(_osnet, id="osnet"), pytest.param(_detector, id="detector")])
-def test_real_networks_go_on_bit_for_bit(make, tmp_path):
+def _eprinet():
+    return eprinet_small.task(epochs=4, triplet_epochs=3)  # the cross-entropies join right behind the cut
+
+
+def _mgre():
+    data = magnifiernet_small.crops(parts=False)
+    joints = np.random.default_rng(0).random((len(data.images), 17, 3), np.float32)
+    recipe = MGReRecipe(
+        input_hw=(64, 32),
+        batch_people=2,
+        batch_pictures=2,
+        weights="",
+        epochs=4,
+        precision="bf16",
+        stages=(2,),
+        embed_dim=64,
+    )
+    return MGReTask(recipe, replace(data, joints=joints))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(_osnet, id="osnet"),
+        pytest.param(_eprinet, id="eprinet"),
+        pytest.param(_mgre, id="mgre, in bf16"),
+        pytest.param(_detector, id="detector"),
+    ],
+)
+def test_real_networks_go_on_bit_for_bit(make, tmp_path, monkeypatch):
+    monkeypatch.setitem(resnet_ibn._LAYERS, "resnet50-ibn-a", [1, 1, 1, 1])
     assert train(make(), tmp_path / "whole")
     _cut(make(), tmp_path / "cut", 3)
     assert train(make(), tmp_path / "cut")

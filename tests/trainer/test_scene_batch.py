@@ -68,6 +68,17 @@ def test_geometry_takes_boxes_along(seed):
     assert (boxes[0] - found).abs().max() < 3  # the box around a turned square's corners is hardly larger
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_training_in_16_bits_sees_pictures_and_boxes_of_one_in_32(seed):
+    picture = torch.rand(3, 225, 375, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[175.0, 75, 190, 120], [325, 25, 350, 100]])
+    expected = SceneAugmentation(torch.Generator().manual_seed(seed))(picture, boxes)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = SceneAugmentation(torch.Generator().manual_seed(seed))(picture, boxes)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
 def test_identity_changes_nothing():
     picture, boxes = warp(*_scene(), torch.eye(3))
     assert torch.allclose(picture, _scene()[0], atol=1e-4)

@@ -66,6 +66,16 @@ def too_few(folder):
         return str(error)
 
 
+def apart(folder):
+    """Process 0 goes on, process 1 finds no checkpoint, as on a machine that does not share the folder."""
+    train(ToyTask(ToyRecipe()), folder / "0", max_minutes=0)
+    own = folder / str(distributed.rank())
+    try:
+        train(ToyTask(ToyRecipe()), own, max_minutes=0)
+    except UsageError as error:
+        return str(error)
+
+
 def main(out):
     with distributed.processes():
         rank = distributed.rank()
@@ -84,6 +94,7 @@ def main(out):
             "cut": cut(out / "cut"),
             "diverged": diverged(out / "diverged"),
             "too_few": too_few(out / "few"),
+            "apart": apart(out / "apart"),
             "gathered": distributed.gathered(torch.tensor([[rank, 10.0]])).tolist(),
             "mAP": crops_judge(crops(people=5, pictures=5), (8, 4))(network, torch.device("cpu")),
         }

@@ -162,7 +162,7 @@ def centres(size_hw: tuple[int, int], device: torch.device | None = None) -> Ten
         ys = (torch.arange(size_hw[0] // stride, device=device) + 0.5) * stride
         xs = (torch.arange(size_hw[1] // stride, device=device) + 0.5) * stride
         y, x = torch.meshgrid(ys, xs, indexing="ij")
-        cells.append(torch.stack([x.flatten(), y.flatten(), torch.full((x.numel(),), float(stride))], 1))
+        cells.append(torch.stack([x.flatten(), y.flatten(), torch.full_like(x.flatten(), stride)], 1))
     return torch.cat(cells)
 
 
@@ -234,13 +234,14 @@ class DetectorTask(Task):
     def losses(self, rows: Tensor, generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
         """See `trainer.task.Task`."""
         chosen = rows.numpy()
-        pictures, boxes = self._augment(
-            torch.from_numpy(self._scenes.images[chosen]), torch.from_numpy(self._scenes.xyxy[chosen]), generator
+        scenes = self._scenes
+        images, boxes, visible = (
+            torch.from_numpy(each[chosen]).to(device) for each in (scenes.images, scenes.xyxy, scenes.visible)
         )
-        boxes, usable = clip(boxes, torch.from_numpy(self._scenes.visible[chosen]), self.recipe.input_hw)
-        logits, distances = self.network(normalise(pictures).to(device, memory_format=torch.channels_last))
-        cells = centres(self.recipe.input_hw, device)
-        score, box = detection_loss(logits, distances, cells, boxes.to(device), usable.to(device))
+        pictures, boxes = self._augment(images, boxes, generator)
+        boxes, usable = clip(boxes, visible, self.recipe.input_hw)
+        logits, distances = self.network(normalise(pictures).contiguous(memory_format=torch.channels_last))
+        score, box = detection_loss(logits, distances, centres(self.recipe.input_hw, device), boxes, usable)
         return {"score": score, "box": self.recipe.box_weight * box}
 
 

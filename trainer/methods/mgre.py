@@ -377,7 +377,11 @@ class MGReTask(Task):
         """Adam over all that learns, biases and norms alike."""
         parameters = [p for module in (self.network, self.head) for p in module.parameters() if p.requires_grad]
         return torch.optim.Adam(
-            parameters, lr=self.recipe.learning_rate, betas=(0.9, 0.999), weight_decay=self.recipe.weight_decay
+            parameters,
+            lr=self.recipe.learning_rate,
+            betas=(0.9, 0.999),
+            weight_decay=self.recipe.weight_decay,
+            fused=True,
         )
 
     def learning_rate(self, epoch: int, fraction: float) -> float:
@@ -407,11 +411,11 @@ class MGReTask(Task):
         joints = torch.full((len(rows), 17, 3), torch.nan)
         if self._data.joints is not None:
             joints = torch.from_numpy(self._data.joints[chosen])
-        batch = self._augment(torch.from_numpy(self._data.images[chosen]).to(device), generator, joints=joints)
+        pictures = torch.from_numpy(self._data.images[chosen]).to(device)
+        batch = self._augment(pictures, generator, joints=joints.to(device))
         assert batch.joints is not None  # noqa: S101 - for the type checker: joints in, joints out
-        joints = batch.joints.to(device)
         labels = torch.from_numpy(self._labels[chosen]).to(device)
-        given = self.network.boxes_of(joints) if self.network.takes_joints else None
+        given = self.network.boxes_of(batch.joints) if self.network.takes_joints else None
         described = self.network.describe(normalise(batch.pictures).to(memory_format=torch.channels_last), given)
         terms: dict[tuple[str, int], Tensor] = {}
         for stage, pooled in described.pooled.items():
@@ -421,7 +425,7 @@ class MGReTask(Task):
             terms["triplet", stage] = weight * batch_hard_triplet(pooled, labels, recipe.margin)
         taught = {int(stage): locator(described.maps[int(stage) - 1]) for stage, locator in self.head.locators.items()}
         for stage, boxes in (described.boxes | taught).items():
-            targets, valid = joint_boxes(joints, REGIONS[stage], recipe.visible_score)
+            targets, valid = joint_boxes(batch.joints, REGIONS[stage], recipe.visible_score)
             terms["location", stage] = recipe.lam * location_loss(boxes, targets, valid)
         return terms
 

@@ -95,8 +95,6 @@ class OSNetRecipe(Recipe):
     """Of the squared distance to one's person's centre; where it is used at all, 0.0005 is."""
     compile: bool = False
     """The network is compiled by torch: a minute or two first, and a C++ compiler is needed; then a step takes less."""
-    calm: bool = False
-    """Every block begins as its shortcut alone: the scale of its last norm is 0."""
 
 
 FINE_TUNED: Mapping[str, object] = {
@@ -269,6 +267,11 @@ class OSBlock(nn.Module):
         self.downsample = Conv1x1Linear(inputs, outputs) if inputs != outputs else None
         self.IN = nn.InstanceNorm2d(outputs, affine=True) if instance_norm else None
 
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """Before the shortcut is added (`trainer.calm`)."""
+        return self.conv3.bn
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H, W), not negative."""
         narrow = self.conv1(x)  # (B, outputs / 4, H, W)
@@ -308,10 +311,6 @@ class OSNet(nn.Module):
         self.conv5 = Conv1x1(fourth, fourth)
         self.fc = nn.Sequential(nn.Linear(fourth, FEATURES), nn.BatchNorm1d(FEATURES), nn.ReLU())
         self.apply(_initialise)
-        if recipe.calm:
-            for block in self.modules():
-                if isinstance(block, OSBlock):
-                    nn.init.zeros_(block.conv3.bn.weight)
 
     def featuremaps(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, H/16, W/16)."""
@@ -373,10 +372,12 @@ class OSNetTask(Task):
     recipe: OSNetRecipe
 
     def __init__(self, recipe: OSNetRecipe, data: Crops) -> None:
-        _check_first_epoch(recipe)
+        _check(recipe)
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         people, self._labels = np.unique(data.people, return_inverse=True)
+        if len(people) < 2:
+            raise UsageError(f"nobody to tell apart: training needs pictures of 2 people, got {len(people)}")
         self._images = data.images
         self.network, self.head = build(recipe, len(people))
         if recipe.sampler == "shuffle":
@@ -408,7 +409,8 @@ class OSNetTask(Task):
         parameters = [*self.network.parameters(), *self.head.parameters()]
         rate, decay = recipe.learning_rate, recipe.weight_decay
         if recipe.optimiser == "sgd":
-            return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay, fused=True)
+            fused = recipe.precision != "fp16"  # the loss scale may skip step 1: a fused momentum is rubbish then
+            return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay, fused=fused)
         if recipe.optimiser == "amsgrad":
             return torch.optim.Adam(
                 parameters, lr=rate, betas=(0.9, 0.999), weight_decay=decay, amsgrad=True, fused=True
@@ -461,12 +463,17 @@ def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
     return compiled
 
 
-def _check_first_epoch(recipe: OSNetRecipe) -> None:
+def _check(recipe: OSNetRecipe) -> None:
     softmax = recipe.softmax_weight and not recipe.softmax_from
     if not (softmax or recipe.contrastive_weight or (recipe.triplet_weight and not recipe.triplet_from)):
         raise UsageError("nothing is learnt in the first epoch: softmax, triplet or contrastive loss must begin there")
     if recipe.freeze_epochs and not softmax:
         raise UsageError("freeze_epochs trains the classifier alone: the softmax must begin at once")
+    if recipe.triplet_weight and recipe.sampler == "shuffle":
+        raise UsageError(
+            f"triplet_weight = {recipe.triplet_weight} with sampler = 'shuffle': a triplet needs pictures of the same person and of "
+            "others in every batch, which chance does not give: take sampler = people or sites"
+        )
 
 
 def _augment(recipe: OSNetRecipe) -> Callable[[Tensor, torch.Generator], Tensor]:

@@ -227,7 +227,8 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, 14, 14) -> same."""
         numbers = self.last(F.avg_pool2d(torch.relu(self.narrow(x)), 2).flatten(1)).float()
-        grid = F.affine_grid(numbers.view(-1, 2, 3), list(x.shape), align_corners=False)
+        with torch.autocast(x.device.type, enabled=False):  # which would give coordinates 8 bits
+            grid = F.affine_grid(numbers.view(-1, 2, 3), list(x.shape), align_corners=False)
         return F.grid_sample(x.float(), grid, padding_mode="border", align_corners=False)
 
 
@@ -422,6 +423,7 @@ class PersonSearchTask(Task):
             ],
             lr=self.recipe.learning_rate,
             momentum=0.9,
+            fused=self.recipe.precision != "fp16",  # as OSNet's
         )
 
     def learning_rate(self, epoch: int, fraction: float) -> float:
