@@ -22,7 +22,7 @@ from ingest.synthetic.truth import truth
 def drawn(width: int, height: int, fps: float) -> tuple[float, float, float]:
     """Frames per second of CPU time, people per frame, and CPU seconds until a camera can begin."""
     settings = SceneSettings(
-        seed=11, people=11, cameras=2, seconds=12.0, width=width, height=height, fps=fps, crowd=4.0
+        seed=11, people=14, cameras=2, seconds=12.0, width=width, height=height, fps=fps, crowd=4.0
     )
     frames, people, spent, begin = 0, 0, 0.0, 0.0
     for camera in range(settings.cameras):

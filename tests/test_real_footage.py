@@ -55,7 +55,8 @@ def models(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def _play(models: dict[str, dict[str, str]], cameras: list[dict[str, object]], tmp_path: Path) -> Played:
-    settings = Settings.model_validate({"site": {"name": "room"}, "camera": cameras, **models})
+    exact = {"compute": {"backend": "onnxruntime"}}  # the same on every machine
+    settings = Settings.model_validate({"site": {"name": "room"}, "camera": cameras, **models, **exact})
     return play(settings, threading.Event(), state=tmp_path)
 
 

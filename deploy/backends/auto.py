@@ -13,7 +13,7 @@ import platform
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,7 +54,9 @@ SECONDS = 0.3
 """How long each candidate is timed, in turns with the others."""
 MIN_ROUNDS, MAX_ROUNDS = 3, 200
 MIN_GAIN = 1.1
-"""A candidate must beat the first one by this factor: below it is noise, and the first one is exact."""
+"""A candidate must beat the first one, and those that are more exact than itself, by this factor: below it is noise."""
+EXACTNESS: Sequence[gate.Arithmetic] = ("fp32", "fp16", "bf16", "int8")
+"""The most exact first: fp16 keeps 11 bits of a number, bf16 8."""
 MAX_BYTES = 1 << 16
 
 
@@ -167,9 +169,16 @@ def _measured(bundle: Bundle, threads: int, candidates: Sequence[Candidate], mad
         for backend in passed.values():
             backend.close()
     speed = dict(zip(passed, rates, strict=True))
-    first, best = next(iter(speed)), max(speed, key=lambda name: speed[name])
-    chosen = best if speed[best] > MIN_GAIN * speed[first] else first
-    return Choice(made_for=made_for, chosen=chosen, pictures_per_second=speed, refused=refused)
+    return Choice(made_for=made_for, chosen=taken(speed, candidates), pictures_per_second=speed, refused=refused)
+
+
+def taken(speed: Mapping[str, float], candidates: Sequence[Candidate]) -> str:
+    """Name of the candidate that is worth its loss of exactness; `speed` is of those that passed the gate, in their order."""
+    chosen = next(iter(speed))
+    for candidate in sorted(candidates, key=lambda each: EXACTNESS.index(each.remainder or each.precision)):
+        if speed.get(candidate.name, 0.0) > MIN_GAIN * speed[chosen]:
+            chosen = candidate.name
+    return chosen
 
 
 def _gated(bundle: Bundle, candidate: Candidate) -> Backend:

@@ -19,11 +19,13 @@ from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.backends.openvino import OpenVinoBackend, precisions
 from deploy.bundle import Bundle, load_bundle, write_bundle
 from deploy.cli import status_of
+from deploy.gate import Arithmetic
 from deploy.models import say_backends
-from deploy.settings import load
+from deploy.settings import Runtime, load
 from deploy.wiring import run_site
 from stream.errors import BundleError, DeviceError, SettingsError
 from stream.messages import MatchEvent
+from stream.model import Backend
 from tests.deploy import tiny_models
 from tests.deploy.sites import write_site
 
@@ -128,6 +130,26 @@ def test_another_model_threads_or_candidates_are_measured_for_themselves(bundle:
     backends.choose(bundle, 2, "auto")
     backends.choose(bundle, 1, "openvino")
     assert len(list(cache.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("speed", "chosen"),
+    [
+        pytest.param({"onnxruntime fp32": 55, "openvino fp32": 57}, "onnxruntime fp32", id="noise"),
+        pytest.param({"onnxruntime fp32": 55, "openvino bf16": 86, "openvino fp16": 82}, "openvino fp16", id="fp16"),
+        pytest.param({"onnxruntime fp32": 55, "openvino bf16": 99, "openvino fp16": 82}, "openvino bf16", id="bf16"),
+        pytest.param({"onnxruntime fp32": 55, "openvino fp32": 80, "openvino fp16": 85}, "openvino fp32", id="fp32"),
+        pytest.param({"openvino bf16": 99}, "openvino bf16", id="the only one that passed"),
+    ],
+)
+def test_what_is_less_exact_must_be_a_tenth_faster(speed: dict[str, float], chosen: str) -> None:
+    def make() -> Backend:
+        raise NotImplementedError
+
+    kinds: list[tuple[Runtime, Arithmetic]] = [
+        ("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "fp16"),
+    ]  # fmt: skip
+    assert auto.taken(speed, [backends.Candidate(runtime, precision, make) for runtime, precision in kinds]) == chosen
 
 
 def test_what_does_not_give_the_golden_outputs_is_not_chosen(bundle: Bundle, cache: Path) -> None:
