@@ -289,8 +289,9 @@ def test_one_reader_of_a_group_works_and_the_others_stand_by_or_are_refused(kafk
     group, left = f"g-{site}", threading.Event()
     # Kafka gives the partition to the first of the members' names, and ours begin with "sightline"
     first = KafkaConsumer(
-        spec.name, bootstrap_servers=kafka_server, group_id=group, client_id="a", enable_auto_commit=False
-    )
+        spec.name, bootstrap_servers=kafka_server, group_id=group, client_id="a", enable_auto_commit=False,
+        metadata_max_age_ms=1000,  # it may ask before the broker tells everybody of the new topic
+    )  # fmt: skip
 
     def work():
         while not left.is_set():
