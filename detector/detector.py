@@ -12,13 +12,15 @@ from detector.letterbox import infer_letterboxed
 from detector.looks import looks_of
 from detector.nms import select
 from detector.quality import quality
+from detector.scenery import Scenery
 from detector.settings import DetectorSettings
 from detector.tracker import Tracker
 from stream.messages import CameraState, DecodedFrame, Detections, Frame, Status
 from stream.model import Backend
-from stream.telemetry import FRAMES_DROPPED, PEOPLE, REPEATS
+from stream.telemetry import FRAMES_DROPPED, PEOPLE, REPEATS, STILL
 
 F32 = NDArray[np.float32]
+SURE = 0.1  # a box that scores so much more than one that begins a tracklet is a person, even if nothing moves
 Found = tuple[Boxes, F32, F32 | None]  # xyxy (N, 4) of the frame, scores (N,), of a person search vectors (N, D)
 
 
@@ -30,6 +32,7 @@ class _Camera:
     first_sequence: int
     last_sequence: int
     tracker: Tracker
+    scenery: Scenery
 
 
 class Detector:
@@ -116,15 +119,21 @@ class Detector:
     ) -> Detections:
         camera = self._cameras.get(frame.camera)
         if camera is None or camera.stream != frame.stream or frame.sequence <= camera.first_sequence:
-            camera = _Camera(frame.stream, frame.sequence, frame.sequence, Tracker(self._settings))
+            tracker, scenery = Tracker(self._settings), Scenery(self._settings.still_s)
+            camera = _Camera(frame.stream, frame.sequence, frame.sequence, tracker, scenery)
             self._cameras[frame.camera] = camera
         elif frame.sequence <= camera.last_sequence:
             REPEATS.labels(frame.camera).inc()
             return _nobody(frame, "skipped")
         camera.last_sequence = frame.sequence
-        crops = [_crop(image, box) for box in xyxy]
         size_hw = (image.shape[0], image.shape[1])
         now_s = (frame.captured_at - frame.stream) / 1e9
+        weak = np.flatnonzero(scores < self._settings.new_score + SURE)
+        things = weak[camera.scenery.unchanged(now_s, image, xyxy[weak])]
+        STILL.labels(frame.camera).inc(len(things))
+        xyxy, scores = np.delete(xyxy, things, 0), np.delete(scores, things)
+        vectors = None if vectors is None else np.delete(vectors, things, 0)
+        crops = [_crop(image, box) for box in xyxy]
         tracked = camera.tracker.step(now_s, xyxy, scores, looks_of(crops), size_hw)
         people = tracked.boxes
         PEOPLE.labels(frame.camera).inc(len(people))

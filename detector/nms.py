@@ -25,8 +25,9 @@ def select(
     order = np.argsort(-scores[candidates], kind="stable")[:MAX_CANDIDATES]
     candidates = candidates[order]
     limits = np.array([image_hw[1], image_hw[0]] * 2, np.float32)
-    xyxy = np.clip(np.nan_to_num(boxes[candidates] / scale, nan=0, posinf=0, neginf=0), 0, limits)
-    solid = (xyxy[:, 2] - xyxy[:, 0] >= 2) & (xyxy[:, 3] - xyxy[:, 1] >= 2)
+    scaled = boxes[candidates] / scale
+    xyxy = np.clip(scaled, 0, limits)
+    solid = np.isfinite(scaled).all(1) & (xyxy[:, 2] - xyxy[:, 0] >= 2) & (xyxy[:, 3] - xyxy[:, 1] >= 2)
     xyxy, kept_scores = xyxy[solid].astype(np.float32), np.minimum(scores[candidates][solid], 1).astype(np.float32)
     keep = suppress(xyxy, max_iou)
     return xyxy[keep], kept_scores[keep], candidates[solid][keep]

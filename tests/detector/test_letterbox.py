@@ -57,7 +57,8 @@ def chosen(boxes: list[list[float]], scores: list[float], **options: float) -> t
         pytest.param([[10, 20, 30, 80]], [0.1], [], [], id="below the score"),
         pytest.param([[-9, -5, 999, 999]], [0.9], [[0, 0, 640, 360]], [0.9], id="clipped to the frame"),
         pytest.param([[400, 20, 500, 80]], [0.9], [], [], id="outside the frame"),
-        pytest.param([[np.nan, 20, 30, 80]], [0.9], [[0, 40, 60, 160]], [0.9], id="not a number"),
+        pytest.param([[np.nan, 20, 30, 80]], [0.9], [], [], id="not a number"),
+        pytest.param([[-np.inf, 20, 30, 80], [10, 20, 30, np.inf]], [0.9, 0.8], [], [], id="without end"),
         pytest.param([[10, 20, 10, 80]], [0.9], [], [], id="no width"),
         pytest.param(
             [[0, 0, 20, 60], [0, 0, 20, 50]], [0.3, 0.8], [[0, 0, 40, 100]], [0.8], id="the better of two stays"
