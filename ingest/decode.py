@@ -7,7 +7,7 @@ RTCP sender reports, which FFmpeg attaches to each packet (producer reference ti
 import contextlib
 import struct
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +20,7 @@ import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ MAX_PIXELS = 8192 * 8192
 """Larger pictures are refused before they are decoded: nothing films them, and one would take 200 MB."""
 MAX_HEIGHT = 16384
 MAX_FPS = 240
+MAX_ASPECT = 4.0
+"""Of a pixel; what says more is taken for a mistake: the widest that H.264 has a number for is 2.9."""
 _TICK_S = 1.0
 _POLL_S = 0.005
 _SECOND_NS = 1_000_000_000
@@ -91,20 +93,21 @@ class Picture:
     arrival_ns: int
     """When the packet that completed it was read."""
     frame: av.VideoFrame
+    pixel_aspect: float
+    """Width of a pixel by its height: 2 where a recorder keeps every second column alone."""
     reformatter: VideoReformatter
 
     def pixels(self, max_width: int) -> NDArray[np.uint8]:
-        """(H, W, 3) BGR, upright, at most `max_width` wide, both sides even, writeable and contiguous."""
+        """(H, W, 3) BGR, upright, with square pixels, at most `max_width` wide, both sides even, writeable and contiguous."""
         turns = round(self.frame.rotation / 90) % 4
-        height, width = self.frame.height, self.frame.width
+        # the short side of a pixel is made longer: nothing that was filmed is lost
+        height, width = self.frame.height / min(1.0, self.pixel_aspect), self.frame.width * max(1.0, self.pixel_aspect)
         if turns % 2:
             height, width = width, height
         scale = min(1.0, max_width / width, MAX_HEIGHT / height)
-        width, height = max(2, int(width * scale) // 2 * 2), max(2, round(height * scale / 2) * 2)
-        if turns % 2:
-            height, width = width, height
+        size = max(2, int(width * scale) // 2 * 2), max(2, round(height * scale / 2) * 2)
         # one scaler for all pictures, single-threaded: half the time of VideoFrame.to_ndarray (0.5 against 1.0 ms at 720p)
-        scaled = self.reformatter.reformat(self.frame, width, height, "bgr24", threads=1)
+        scaled = self.reformatter.reformat(self.frame, *(size[::-1] if turns % 2 else size), "bgr24", threads=1)
         image = cast(NDArray[np.uint8], scaled.to_ndarray())
         return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
@@ -133,7 +136,7 @@ class Video:
         """As the container says; None where it does not, or gives its clock's ticks instead."""
         self.has_times = not container.format.flags & _NO_TIMES and container.format.name != "mpjpeg"
         """False for raw H.264, H.265 and MJPEG, and MJPEG over HTTP."""
-        self.duration_ns = container.duration * 1000 if container.duration is not None else None
+        self.duration_ns = _duration_ns(container, stream)
         begin_us = cast(int | None, container.start_time)  # None for what has no times, whatever the stub says
         self._begin_ns = None if begin_us is None else begin_us * 1000
 
@@ -170,9 +173,7 @@ class Video:
                 damaged.inc()
                 frames = []
             self._note_utc(packet)
-            if frames:
-                seen_ns = arrival_ns
-            elif arrival_ns - seen_ns > silence_s() * _SECOND_NS:
+            if not frames and arrival_ns - seen_ns > silence_s() * _SECOND_NS:
                 raise CameraSilent(f"{self._where} sends, but no picture for {silence_s():.3g} s")
             for frame in frames:
                 if frame.is_corrupt:
@@ -181,7 +182,9 @@ class Video:
                 time_ns = self._time_ns(frame)
                 utc = self._utc_minus_time_ns
                 utc_ns = time_ns + utc if time_ns is not None and utc is not None else None
-                yield Picture(time_ns, utc_ns, arrival_ns, frame, reformatter)
+                yield Picture(time_ns, utc_ns, arrival_ns, frame, self._pixel_aspect(), reformatter)
+            if frames:
+                seen_ns = self._wall.now_ns()  # now, not at its arrival: whoever takes the pictures may have been slow
 
     def _packets(self, silence_s: Callable[[], float]) -> "Iterator[tuple[Packet[VideoStream], int]]":
         heard_ns, rtsp = self._wall.now_ns(), self._camera.kind == "rtsp"
@@ -219,6 +222,10 @@ class Video:
                 time.sleep(_POLL_S)
                 packets = cast("Generator[Packet[VideoStream]]", self._container.demux(self._stream))
         raise CameraSilent(f"{self._where} is silent: nothing came for {silence_s:.3g} s")
+
+    def _pixel_aspect(self) -> float:
+        aspect = float(self._stream.codec_context.sample_aspect_ratio or self._stream.sample_aspect_ratio or 1)
+        return aspect if 1 / MAX_ASPECT <= aspect <= MAX_ASPECT else 1.0
 
     def _note_utc(self, packet: "Packet[VideoStream]") -> None:
         if packet.pts is None or not packet.has_sidedata("prft"):
@@ -267,7 +274,7 @@ def open_video(camera: CameraSettings, wall: WallClock, open_timeout_s: float, p
             timeout=(open_timeout_s, cast(float, read_timeout)),
         )
     try:
-        stream = _video_stream(container, where)
+        stream = _video_stream(container, where, camera.width)
         stream.thread_count = 1  # more burn 8 % more and take three times the memory
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         return Video(container, stream, camera, wall, where, read_timeout)
@@ -295,17 +302,39 @@ def _refuse_what_is_no_file(path: Path, where: str) -> None:
         raise CameraError(f"{where} may not be read: check its permissions") from None
 
 
-def _video_stream(container: InputContainer, where: str) -> VideoStream:
+def _duration_ns(container: InputContainer, stream: VideoStream) -> int | None:
+    """How long the video says it is; a container's length may be that of its sound."""
+    if stream.duration is not None and stream.time_base is not None:
+        return int(stream.duration * stream.time_base * _SECOND_NS)
+    return container.duration * 1000 if container.duration is not None and len(container.streams) == 1 else None
+
+
+def _video_stream(container: InputContainer, where: str, width: int) -> VideoStream:
     name = container.format.name
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if name.endswith("_pipe") or name in ("image2", "image2pipe", "tty"):
         raise NotAVideo(f"{where} is not a video but a single picture or text ({name}), expected a video")
-    if not streams or streams[0].codec_context is None:
+    streams = [s for s in streams if s.codec_context is not None]
+    if not streams:
         raise NotAVideo(f"{where} has no video that can be decoded ({name}), expected H.264, H.265, MJPEG or the like")
-    codec = streams[0].codec_context
+    stream = _of_several_sizes(streams, width) if name in ("hls", "dash") else streams[0]
+    codec = stream.codec_context
     if codec.width * codec.height > MAX_PIXELS:
         raise NotAVideo(f"{where} has pictures of {codec.width}x{codec.height}, expected at most {MAX_PIXELS} pixels")
-    return streams[0]
+    return stream
+
+
+def _of_several_sizes(streams: Sequence[VideoStream], width: int) -> VideoStream:
+    """Of one video in several sizes the smallest that is as wide as asked, else the largest; the others are not fetched."""
+    wide_enough = [s for s in streams if s.codec_context.width >= width]
+    chosen = min(wide_enough, key=_pixels) if wide_enough else max(streams, key=_pixels)
+    for other in streams:
+        other.discard = Discard.default if other is chosen else Discard.all
+    return chosen
+
+
+def _pixels(stream: VideoStream) -> int:
+    return stream.codec_context.width * stream.codec_context.height
 
 
 @contextlib.contextmanager

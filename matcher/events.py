@@ -17,19 +17,29 @@ any more. docs/events.md tells all of it, with a consumer to begin from.
 import contextlib
 import itertools
 import logging
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import ValidationError
 
 from matcher.outbox import Outbox
+from matcher.redis_client import shown
 from matcher.redis_gallery import RedisEvents
 from matcher.server import embedded_url
 from stream.codec import MATCHES
-from stream.errors import BrokerUnreachable, GalleryUnreachable, OffsetGone, TransportError, UsageError
+from stream.errors import (
+    BrokerUnreachable,
+    GalleryError,
+    GalleryUnreachable,
+    OffsetGone,
+    SightlineError,
+    TransportError,
+    UsageError,
+)
 from stream.kafka import KafkaSource
 from stream.messages import EventKind, MatchEvent
 from stream.settings import KafkaSettings, RedisSettings
@@ -41,7 +51,7 @@ log = logging.getLogger(__name__)
 Where = str | Path | KafkaSettings | RedisSettings
 Start = Literal["earliest", "latest"] | datetime
 
-TOPIC_POLL_S = 1.0  # who waits for a topic looks this often
+SITE_POLL_S = 1.0  # who waits for a site to begin looks this often
 REPEATS = 1000  # a relay that starts again repeats fewer; a number further back says that the site's numbers began anew
 FROM_THE_START = "leave out after= to go on with the oldest event that is left"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -69,10 +79,11 @@ def events(
     group   Kafka alone: one reader of a group gets all events and the others stand by; when it goes, another one goes
             on where the group stopped. An event is done when the next one is asked for: at least once, and what
             retention took from the group is logged and counted. Without a group every reader gets all
-    follow  wait for more, and for the topic of a site that has not begun; otherwise end with the newest event of now
+    follow  wait for more, and for a site that has not begun; otherwise end with the newest event of now
     camera, identity, kind
             only events of this one; an identity's merge is one of them, and the last
-    stop    when set, nothing more is yielded and the iteration ends within a second
+    stop    when set, nothing more is yielded and the iteration ends within a second, or the time-out of a broker or Redis
+            that does not answer
 
     But for a group nothing is left out in silence: raises `OffsetGone` where the next number is not there any more, and
     where the newest one is below `after`, for then the site's numbers began anew. `OffsetGone.after` is where to go on.
@@ -81,10 +92,16 @@ def events(
         raise UsageError("after=NUMBER says where to begin: give neither start nor group with it")
     if after is not None and after < 0:
         raise UsageError(f"after={after} is no number of an event: expected 0 or more")
+    if not isinstance(start, datetime) and start not in ("earliest", "latest"):
+        raise UsageError(f'start={start!r}: expected "earliest", "latest", or a datetime with its time zone')
     if isinstance(start, datetime) and start.tzinfo is None:
         raise UsageError(f"start {start} has no time zone: give datetime(..., tzinfo=timezone.utc)")
     if group is not None and start == "latest":
         raise UsageError("a group goes on where it stopped: give it no start=latest")
+    if kind not in (None, *get_args(EventKind)):
+        raise UsageError(f"kind={kind!r}: expected one of {', '.join(get_args(EventKind))}")
+    if identity is not None and not re.fullmatch("[0-9a-f]{32}", identity):
+        raise UsageError(f"identity={identity!r}: expected all 32 hexadecimal digits, in small letters")
     since = (start - _EPOCH) // timedelta(microseconds=1) * 1000 if isinstance(start, datetime) else 0
     stop = stop or threading.Event()
     place = _place(where)
@@ -139,6 +156,10 @@ def _from_outbox(
 ) -> Iterator[MatchEvent]:
     reader = RedisEvents(url, site)
     try:
+        begun, missing = reader.exists(), f"{shown(url)} holds nothing of a site {site} yet"
+        if not begun and not _begins(reader.exists, missing, GalleryError, follow, stop):
+            return
+        latest = latest and begun  # what came while it was waited for is new
         first, newest = reader.numbers()
         if after is not None:
             _check_known(site, after, newest)
@@ -179,9 +200,12 @@ def _from_kafka(
     partitions = [0] if group is None else None
     source = KafkaSource(settings, topic, group, MATCHES, partitions=partitions, letters=False, remedy=FROM_THE_START)
     last = after
+    before: int | None = None  # of the last record read: who looks for its place begins to read in front of it
     try:
-        if not _topic_is_there(source, f"topic {topic} is not at {settings.bootstrap_servers} yet", follow, stop):
+        begun, missing = source.exists(), f"topic {topic} is not at {settings.bootstrap_servers} yet"
+        if not begun and not _begins(source.exists, missing, TransportError, follow, stop):
             return
+        latest = latest and begun  # what came while it was waited for is new
         end = source.ends([0])[0]
         if latest:
             source.seek({0: end})
@@ -189,11 +213,12 @@ def _from_kafka(
             _seek_behind(source, site, after, end, follow)
         for record in _until(source, None if follow else end, stop, group):
             number = record.message.number
-            if last is not None and number <= last - REPEATS:
+            if before is not None and number <= before - REPEATS:
                 if group is None:
-                    _check_known(site, last, number)
-                log.warning("site %s: its numbers began anew with %d behind %d", site, number, last)
+                    _check_known(site, before, number)
+                log.warning("site %s: its numbers began anew with %d behind %d", site, number, before)
                 last = None
+            before = number
             if last is None or number > last:  # else it was relayed twice
                 if group is None:
                     _check_next(site, last, number)
@@ -204,16 +229,16 @@ def _from_kafka(
         source.close()
 
 
-def _topic_is_there(source: "KafkaSource[MatchEvent]", missing: str, follow: bool, stop: threading.Event) -> bool:
-    """Wait for it, unless not to `follow`; False when stopped."""
-    if source.exists():
-        return True
+def _begins(
+    exists: Callable[[], bool], missing: str, otherwise: type[SightlineError], follow: bool, stop: threading.Event
+) -> bool:
+    """Wait until what a site's events stand in `exists`; False when stopped. Raises `otherwise` when not to `follow`."""
     if not follow:
-        raise TransportError(f"{missing}: start the site, or correct site= or [kafka] prefix")
+        raise otherwise(f"{missing}: start the site, or correct site=, [kafka] prefix or [redis] url")
     log.warning("waiting: %s", missing)
-    while not stop.wait(TOPIC_POLL_S):
-        with contextlib.suppress(BrokerUnreachable):  # it was there when this began
-            if source.exists():
+    while not stop.wait(SITE_POLL_S):
+        with contextlib.suppress(BrokerUnreachable, GalleryUnreachable):  # it was there when this began
+            if exists():
                 return True
     return False
 
@@ -221,7 +246,7 @@ def _topic_is_there(source: "KafkaSource[MatchEvent]", missing: str, follow: boo
 def _seek_behind(source: "KafkaSource[MatchEvent]", site: str, after: int, end: int, follow: bool) -> None:
     """Go on behind event `after`. Raises `OffsetGone` where that cannot be."""
     start = source.position()[0]
-    newest = _newest(source, start, end)
+    newest = _newest(source, start, end, after)
     if newest is not None or end == 0:
         _check_known(site, after, newest or 0)
     elif end > after and not follow:  # who follows sees by the next number whether it is so
@@ -239,12 +264,18 @@ def _seek_behind(source: "KafkaSource[MatchEvent]", site: str, after: int, end: 
     source.seek({0: begin})
 
 
-def _newest(source: "KafkaSource[MatchEvent]", start: int, end: int) -> int | None:
-    """Number of the last event between two offsets; None where there is none."""
+def _newest(source: "KafkaSource[MatchEvent]", start: int, end: int, known: int = 0) -> int | None:
+    """Largest number among the last records between two offsets; None where there is none.
+
+    Where that is below the `known` one it looks behind repeats: a relay that was held up leaves some last.
+    """
+    newest = None
     for records in _ever_earlier(source, start, end):
-        if numbers := [record.message.number for record in records]:
-            return numbers[-1]
-    return None
+        numbers = [record.message.number for record in records]
+        newest = max(numbers, default=None)
+        if newest is not None and (newest >= known or len(numbers) > REPEATS):
+            break
+    return newest
 
 
 def _ever_earlier(source: "KafkaSource[MatchEvent]", start: int, end: int) -> Iterator[Iterator[Record[MatchEvent]]]:

@@ -95,7 +95,8 @@ def refuse_other_model(site: str, where: str, held: str | None, model: str, enti
         raise ModelMismatch(
             f"the gallery of site {site} at {where} holds vectors of {held}, this matcher's are of {model}: go on with "
             f"the former [reid] bundle until retention has emptied the gallery, or begin with an empty one "
-            f"(another --state folder, or another [redis] database)"
+            f"(another --state folder, or another [redis] database), whose events are numbered from 1: over Kafka delete the "
+            f"matches topic too"
         )
 
 

@@ -1,6 +1,7 @@
 """The event-time merge: records of all cameras in the order of captured_at, each camera's in the order it was sent.
 
-Files wait for each other until their `end`, so the order is the same at any speed. Live cameras wait for one another up to
+Files wait for each other until their `end`, so the order is the same at any speed; once all have ended, the next frame
+begins another playing, in which all are waited for again. Live cameras wait for one another up to
 the lateness, counted from a record's arrival here; then the merge goes on without the slower one, whose record comes out
 late and serves as evidence alone. A camera that is idle or has ended is not waited for; one that has never sent anything
 holds a live site back by the lateness at most.
@@ -110,6 +111,9 @@ class Merge:
             queue.last = key
             queue.older_since = None
             queue.frames += 1
+            if queue.ended and all(other.ended for other in self._queues.values() if other.named):
+                for other in self._queues.values():
+                    other.ended = False
             queue.ended = False
         elif message.stream >= queue.last[0]:  # else said again, of a stream that is over
             queue.ended = message.state == "end"

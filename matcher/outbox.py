@@ -56,7 +56,8 @@ def relay_from(gallery: Relayed, last_in_matches: int | None, site: str, topic: 
     if last_in_matches > last:
         raise OffsetGone(
             f"the matches topic of site {site} ends with event {last_in_matches}, the gallery has said only {last}: it was "
-            f"emptied or is another one; restore it (--state, [redis] url), or give the site a fresh topic ([kafka] prefix)"
+            f"emptied or is another one; restore it (--state, [redis] url), or delete the topic: the events of this gallery "
+            f"then go to a fresh one, and subscribers begin anew"
         )
     return last_in_matches
 

@@ -1,6 +1,7 @@
 """The one place that talks about Redis's own errors: connecting, and what goes wrong in our words."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,15 +59,13 @@ def redis_errors(url: str) -> Iterator[None]:
     except redis.TimeoutError:
         raise GalleryUnreachable(f"Redis at {where} did not answer within {ANSWER_S:g} s") from None
     except redis.exceptions.OutOfMemoryError:
-        raise GalleryUnreachable(
-            f"Redis at {where} is full: raise its maxmemory; the matcher waits, and loses nothing"
-        ) from None
+        raise _full(where) from None
     except redis.exceptions.MovedError as error:
         raise GalleryError(
             f"Redis at {where} is a node of a cluster that keeps this site elsewhere: name {error.host}:{error.port} in [redis] url"
         ) from None
     except redis.ReadOnlyError:
-        raise GalleryUnreachable(f"Redis at {where} is a replica: name the primary in [redis] url") from None
+        raise _replica(where) from None
     except redis.RedisError as error:
         raise _refused(where, str(error)) from None
     except OSError as error:  # certificates that cannot be read
@@ -77,6 +76,14 @@ def _unreachable(where: str, error: Exception) -> str:
     return f"no Redis answers at {where} ({mask(str(error)).rstrip('.')}): start it, or correct [redis] url"
 
 
+def _full(where: str) -> GalleryUnreachable:
+    return GalleryUnreachable(f"Redis at {where} is full: raise its maxmemory; the matcher waits, and loses nothing")
+
+
+def _replica(where: str) -> GalleryUnreachable:
+    return GalleryUnreachable(f"Redis at {where} is a replica: name the primary in [redis] url")
+
+
 def _forbidden(where: str, text: str) -> GalleryRefused:
     return GalleryRefused(
         f"Redis at {where} forbids the user what the gallery needs: {mask(text)}; "
@@ -85,7 +92,12 @@ def _forbidden(where: str, text: str) -> GalleryRefused:
 
 
 def _refused(where: str, text: str) -> GalleryError:
-    word = text.split(" ", 1)[0]
+    in_script = re.search(r": -([A-Z]+) ", text)  # where Redis 6 has what it says of a script's command
+    word = in_script[1] if in_script else text.split(" ", 1)[0]
+    if word == "OOM":
+        return _full(where)
+    if word == "READONLY":
+        return _replica(where)
     if word in ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY"):
         return GalleryUnreachable(f"Redis at {where} is not ready: {mask(text)}")
     if word in ("NOAUTH", "WRONGPASS"):

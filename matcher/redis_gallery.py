@@ -55,6 +55,11 @@ class RedisEvents:
         self._prefix = site_prefix(site)
         self._meta, self._events = self._prefix + "meta", self._prefix + "events"
 
+    def exists(self) -> bool:
+        """Whether a matcher ever had the site here."""
+        with redis_errors(self._url):
+            return bool(self._client.exists(self._meta))
+
     def events(self, after: int, *, limit: int = 500, wait_s: float = 0.0) -> Sequence[MatchEvent]:
         """See `Gallery`."""
         with redis_errors(self._url):
@@ -110,6 +115,7 @@ class RedisGallery(RedisEvents):
 
     def acquire(self, *, takeover: bool = False, stop: threading.Event | None = None) -> Snapshot:
         """See `Gallery`."""
+        self._check()  # before another matcher waits for, or is taken over by, one that cannot go on
         said = None
         while True:
             with redis_errors(self._url):
@@ -126,36 +132,51 @@ class RedisGallery(RedisEvents):
             if (stop or threading.Event()).wait(POLL_S):
                 raise EpochLost(f"stopped while waiting for the matcher of site {self._site}: {holder}")
         self._epoch = int(answer[0])
-        with redis_errors(self._url):
-            snapshot, held = self._load()
-        refuse_other_model(self._site, shown(self._url), held, self._model, snapshot.entities)
+        try:
+            snapshot = self._load(self._check())
+        except BaseException:
+            self.release()
+            raise
         self._renewed_s = time.monotonic()
         return snapshot
 
-    def _load(self) -> tuple[Snapshot, str | None]:
-        meta = {key.decode(): value for key, value in self._client.hgetall(self._meta).items()}
-        if (found := int(meta.get("format", FORMAT))) != FORMAT:
-            raise GalleryError(
-                f"the gallery of site {self._site} at {shown(self._url)} was written by another version (format {found}, this "
-                f"one reads {FORMAT}): go on with an empty gallery (another --state folder, or another [redis] database)"
-            )
+    def _check(self) -> dict[str, bytes]:
+        """The fields of meta. Raises `GalleryError` for a gallery that this matcher cannot go on from."""
+        where = shown(self._url)
+        with redis_errors(self._url):
+            meta = {key.decode(): value for key, value in self._client.hgetall(self._meta).items()}
+            if (found := int(meta.get("format", FORMAT))) != FORMAT:
+                raise GalleryError(
+                    f"the gallery of site {self._site} at {where} was written by another version (format {found}, this one "
+                    f"reads {FORMAT}): go on with an empty gallery (another --state folder, or another [redis] database)"
+                )
+            held = meta["model"].decode() if "model" in meta else self._model
+            if held != self._model:
+                refuse_other_model(self._site, where, held, self._model, self._entities()[0])
+        return meta
+
+    def _entities(self) -> tuple[dict[str, bytes], list[bytes]]:
+        """What is stored, and the keys of the index that the server's clock has taken."""
         entities = {key.decode(): value for key, value in self._client.hgetall(self._state).items()}
-        keys = sorted(self._client.smembers(self._index))
-        for chunk in _batched(keys, 500):
-            gone = []
+        gone = []
+        for chunk in _batched(sorted(self._client.smembers(self._index)), 500):
             for key, value in zip(chunk, self._client.mget(chunk), strict=True):
                 if value is None:
                     gone.append(key)
                 else:
                     entities[key.decode().removeprefix(self._prefix)] = value
-            if gone:
-                self._client.srem(self._index, *gone)
+        return entities, gone
+
+    def _load(self, meta: dict[str, bytes]) -> Snapshot:
+        with redis_errors(self._url):
+            entities, gone = self._entities()
+            for chunk in _batched(gone, 500):
+                self._client.srem(self._index, *chunk)
         self._commit, self._number = int(meta.get("commit", 0)), int(meta.get("number", 0))
         offsets = {int(key[7:]): int(value) for key, value in meta.items() if key.startswith("offset/")}
         places = {key[6:]: stored_place(value) for key, value in meta.items() if key.startswith("place/")}
         topic = meta["topic"].decode() if meta.get("topic") else None
-        held = meta["model"].decode() if "model" in meta else None
-        return Snapshot(entities, offsets, places, topic, self._number), held
+        return Snapshot(entities, offsets, places, topic, self._number)
 
     def commit(self, steps: Sequence[Step]) -> Sequence[MatchEvent]:
         """See `Gallery`."""
@@ -166,9 +187,14 @@ class RedisGallery(RedisEvents):
         keys, arguments = self._arguments(steps, events, number, commit)
         with redis_errors(self._url):
             answer = self._commit_script(keys, arguments)
+        if answer == b"":
+            raise GalleryError(
+                f"the gallery of site {self._site} at {shown(self._url)} has lost what was stored: Redis was emptied, or began "
+                f"again without its last writes; start the matcher again: it goes on from what is there"
+            )
         if answer != 1:
             raise EpochLost(
-                f"site {self._site} was taken over by {bytes(answer).decode()}: this matcher stops, the other goes on"
+                f"site {self._site} was taken over by {answer.decode()}: this matcher stops, the other goes on"
             )
         self._number, self._commit, self._renewed_s = number, commit, time.monotonic()
         return events
@@ -195,7 +221,8 @@ class RedisGallery(RedisEvents):
         gone = [key for key, change in own.items() if change.value is None]
         expiry = (clock_ns + self._retention_ns) // MS if self._live else 0
         arguments: list[str | int | bytes] = [
-            *(self._epoch, self._owner, _ms(LEASE_S), commit, clock_ns, clock_ns - self._retention_ns, expiry),
+            *(self._epoch, self._owner, _ms(LEASE_S), self._commit, commit),
+            *(clock_ns, clock_ns - self._retention_ns, expiry),
             *(len(events), len(meta), len(kept), len(shared) - len(kept), len(held), len(gone)),
         ]
         for event in events:

@@ -24,35 +24,43 @@ return 1
 """
 
 COMMIT = """
--- ARGV: epoch, owner, lease ms, commit, clock ns, horizon ns, expiry ms of what has none of its own (0: never),
---       then the counts of: events, meta fields, state fields, state fields gone, entities, entities gone; then they:
+-- ARGV: epoch, owner, lease ms, the commit before this one, this one (the same: there is nothing new), clock ns, horizon ns,
+--       expiry ms of what has none of its own (0: never), then the counts of: events, meta fields, state fields, state fields gone, entities, entities gone; then they:
 --       number, event | field, value | field, value | field | value, expiry ms | (key alone)
 -- KEYS 6 and on: entities, entities gone
-if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
-    return redis.call('HGET', KEYS[1], 'owner') or 'another matcher'
+local held = redis.call('HMGET', KEYS[1], 'epoch', 'owner')
+if tonumber(held[1] or '0') < tonumber(ARGV[1]) then
+    return '' -- emptied, or gone back
+end
+if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then
+    return held[2]
 end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
-if redis.call('HGET', KEYS[1], 'commit') == ARGV[4] then
-    return 1 -- stored before, the answer was lost
+local stored = tonumber(redis.call('HGET', KEYS[1], 'commit') or '0')
+if stored < tonumber(ARGV[4]) then
+    return '' -- gone back
 end
-local clock, expiry, at, key = ARGV[5], tonumber(ARGV[7]), 14, 6
-for _ = 1, tonumber(ARGV[8]) do
+if stored >= tonumber(ARGV[5]) then
+    return 1 -- stored before: the answer was lost, or the network kept this call back and its repetition came first
+end
+local clock, expiry, at, key = ARGV[6], tonumber(ARGV[8]), 15, 6
+for _ = 1, tonumber(ARGV[9]) do
     redis.call('XADD', KEYS[3], ARGV[at] .. '-0', 'clock', clock, 'event', ARGV[at + 1])
     at = at + 2
 end
-for _ = 1, tonumber(ARGV[9]) do
+for _ = 1, tonumber(ARGV[10]) do
     redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
     at = at + 2
 end
-for _ = 1, tonumber(ARGV[10]) do
+for _ = 1, tonumber(ARGV[11]) do
     redis.call('HSET', KEYS[4], ARGV[at], ARGV[at + 1])
     at = at + 2
 end
-for _ = 1, tonumber(ARGV[11]) do
+for _ = 1, tonumber(ARGV[12]) do
     redis.call('HDEL', KEYS[4], ARGV[at])
     at = at + 1
 end
-for _ = 1, tonumber(ARGV[12]) do
+for _ = 1, tonumber(ARGV[13]) do
     if ARGV[at + 1] == '0' then
         redis.call('SET', KEYS[key], ARGV[at])
     else
@@ -61,12 +69,12 @@ for _ = 1, tonumber(ARGV[12]) do
     redis.call('SADD', KEYS[5], KEYS[key])
     at, key = at + 2, key + 1
 end
-for _ = 1, tonumber(ARGV[13]) do
+for _ = 1, tonumber(ARGV[14]) do
     redis.call('DEL', KEYS[key])
     redis.call('SREM', KEYS[5], KEYS[key])
     key = key + 1
 end
-local horizon, kept = tonumber(ARGV[6]), nil
+local horizon, kept = tonumber(ARGV[7]), nil
 local oldest = redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 200)
 for _, entry in ipairs(oldest) do
     if tonumber(entry[2][2]) > horizon then
@@ -84,6 +92,6 @@ if expiry > 0 then
         redis.call('PEXPIREAT', KEYS[n], expiry)
     end
 end
-redis.call('HSET', KEYS[1], 'commit', ARGV[4])
+redis.call('HSET', KEYS[1], 'commit', ARGV[5])
 return 1
 """

@@ -339,6 +339,8 @@ def _rebuild(state: State) -> None:
             tracklet.identity, tracklet.probability, tracklet.fresh = None, 0.0, True
         elif not tracklet.frozen:
             state.sight(state.identities[tracklet.identity], tracklet.camera, tracklet.last, tracklet.pos)
+    for index in list(state.identities):  # the backstop of its last exemplar may have been first
+        state._release(index)
 
 
 def _oldest(names: dict[str, int], horizon: int) -> list[str]:

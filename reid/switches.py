@@ -58,6 +58,8 @@ class Switches:
         return tuple(names)
 
     def _see(self, looks: _Looks, vector: F64, quality: float) -> None:
+        if not np.isfinite(vector).all():
+            return  # of a network that went out of its numbers' range; the matcher refuses and counts it
         if looks.crops >= LEAST_CROPS:
             known, seen = looks.total / looks.weight - self._mean, vector - self._mean
             lengths = max(float(np.linalg.norm(known) * np.linalg.norm(seen)), 1e-12)

@@ -126,7 +126,7 @@ def _decoder(kinds: tuple[type, ...]) -> Any:
 
 def _check_version(major: str, minor: str) -> None:
     if not (major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit()):
-        raise MessageError(f"schema version {major[:8]}.{minor[:8]} is no version")
+        raise MessageError(f"schema version {_printable(f'{major[:8]}.{minor[:8]}')} is no version")
     if major != str(SCHEMA[0]):
         raise MessageError(f"schema version {major[:8]}.{minor[:8]}, this Sightline reads {SCHEMA[0]}.x: update it")
 
@@ -146,4 +146,9 @@ def _names(kinds: tuple[type, ...]) -> str:
 
 
 def _short(error: Exception) -> str:
-    return str(error)[:200] or type(error).__name__
+    """On one line whatever the bytes were: some of these errors quote them."""
+    return _printable(str(error)[:200]) or type(error).__name__
+
+
+def _printable(text: str) -> str:
+    return "".join(sign if sign.isprintable() else "?" for sign in text)

@@ -26,12 +26,10 @@ T = TypeVar("T", bound=Timed)
 class _Cursor(Generic[T]):
     fetch: int
     """Next offset to fetch."""
-    yielded: int
-    """Next offset to hand out."""
     committed: int
     waiting: deque[Record[T]] = field(default_factory=deque)
-    dead: set[int] = field(default_factory=set)
-    """Offsets at or after `committed` that hold no message, so that a commit may pass them."""
+    dead: deque[int] = field(default_factory=deque)
+    """Offsets at or after `committed` that hold no message, so that a commit may pass them; they grow."""
 
 
 class Cursors(Generic[T]):
@@ -52,7 +50,7 @@ class Cursors(Generic[T]):
     def assign(self, partition: int, offset: int) -> None:
         """Read `partition` from `offset` on; what was fetched of it before is forgotten."""
         with self._lock:
-            self._cursors[partition] = _Cursor(offset, offset, offset)
+            self._cursors[partition] = _Cursor(offset, offset)
             self._epochs[partition] = self._epochs.get(partition, 0) + 1
 
     def revoke(self, partition: int) -> None:
@@ -83,7 +81,7 @@ class Cursors(Generic[T]):
                 return  # revoked or sought while it was on its way
             cursor.fetch = offset + 1
             if message is None:
-                cursor.dead.add(offset)
+                cursor.dead.append(offset)
             else:
                 cursor.waiting.append(Record(message, partition, offset))
 
@@ -101,9 +99,7 @@ class Cursors(Generic[T]):
             while heads and heads[0][0] <= end and len(batch) < self.max_records:
                 _, partition = heapq.heappop(heads)
                 cursor = self._cursors[partition]
-                record = cursor.waiting.popleft()
-                cursor.yielded = record.offset + 1
-                batch.append(record)
+                batch.append(cursor.waiting.popleft())
                 if cursor.waiting:
                     heapq.heappush(heads, (cursor.waiting[0].message.captured_at, partition))
             return batch
@@ -117,9 +113,8 @@ class Cursors(Generic[T]):
                     cursor.committed = max(cursor.committed, record.offset + 1)
             news = {}
             for partition, cursor in self._cursors.items():
-                while cursor.committed in cursor.dead:
-                    cursor.dead.remove(cursor.committed)
-                    cursor.committed += 1
+                while cursor.dead and cursor.dead[0] <= cursor.committed:
+                    cursor.committed = max(cursor.committed, cursor.dead.popleft() + 1)
                 if cursor.committed != before[partition]:
                     news[partition] = cursor.committed
             return news
@@ -130,9 +125,12 @@ class Cursors(Generic[T]):
             self.assign(partition, offset)
 
     def position(self) -> dict[int, int]:
-        """Next offset to be handed out, per partition."""
+        """Next offset to be handed out, per partition; that of the next fetch where nothing waits."""
         with self._lock:
-            return {partition: cursor.yielded for partition, cursor in self._cursors.items()}
+            return {
+                partition: cursor.waiting[0].offset if cursor.waiting else cursor.fetch
+                for partition, cursor in self._cursors.items()
+            }
 
     def pause(self, partitions: Iterable[int]) -> None:
         """Hand out nothing of these, what is fetched already included."""

@@ -3,11 +3,17 @@
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
-from kafka.errors import CoordinatorNotAvailableError, TopicAlreadyExistsError, TopicAuthorizationFailedError
+from kafka.errors import (
+    CoordinatorNotAvailableError,
+    InvalidPartitionsError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+)
 
 from stream.errors import TransportError
 from stream.kafka_client import MAX_BATCH_BYTES, build, client_config, connect, kafka_errors
@@ -80,8 +86,11 @@ def ensure_topics(
                 except TopicAlreadyExistsError:
                     pass  # another worker of the site was first
             elif have < partitions:
-                admin.create_partitions({name: partitions})
-                log.info("partitions added", extra={"topic": name, "before": have, "now": partitions})
+                try:
+                    admin.create_partitions({name: partitions})
+                    log.info("partitions added", extra={"topic": name, "before": have, "now": partitions})
+                except InvalidPartitionsError:
+                    pass  # likewise
         admin.wait_for_topics(list(wanted))
 
     _with_admin(
@@ -92,13 +101,25 @@ def ensure_topics(
 def topic_id(settings: KafkaSettings, topic: str) -> str:
     """Identity of a topic: another one after it was deleted and made again. Raises `TransportError` when it is missing."""
 
-    def ask(admin: Any) -> str:
-        (found,) = admin.describe_topics([topic])
-        if found["error_code"]:
-            raise TransportError(f"topic {topic} does not exist at {settings.bootstrap_servers}: start ingest first")
-        return str(found["topic_id"])
+    return _with_admin(settings, f"topic {topic}", partial(_asked_for, settings, topic))
 
-    return _with_admin(settings, f"topic {topic}", ask)
+
+def _asked_for(settings: KafkaSettings, topic: str, admin: Any) -> str:
+    (found,) = admin.describe_topics([topic])
+    if found["error_code"] == TopicAuthorizationFailedError.errno:
+        raise TopicAuthorizationFailedError
+    if found["error_code"]:
+        raise TransportError(f"topic {topic} does not exist at {settings.bootstrap_servers}: start ingest first")
+    return str(found["topic_id"])
+
+
+def trouble_with(settings: KafkaSettings, topic: str) -> str:
+    """Why `topic` cannot be read now, in one line; empty where it can. One attempt of a few seconds."""
+    try:
+        _with_admin(settings, f"topic {topic}", partial(_asked_for, settings, topic), lambda: True)
+    except TransportError as error:
+        return str(error)
+    return ""
 
 
 def group_lag(settings: KafkaSettings, topic: str, group: str) -> dict[int, int]:

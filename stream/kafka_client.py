@@ -176,6 +176,11 @@ def kafka_errors(settings: KafkaSettings, what: str) -> Iterator[None]:
         ) from None
     except theirs.OffsetOutOfRangeError as error:
         raise OffsetGone(f"{what}: {error}") from None
+    except theirs.LogTruncationError:
+        raise OffsetGone(
+            f"{what}: the brokers no longer hold what was read (the topic was deleted and made again, or an outdated copy of "
+            "it took over): start again"
+        ) from None
     except (theirs.MessageSizeTooLargeError, theirs.RecordListTooLargeError):
         raise MessageTooLarge(f"{what}: larger than the broker takes; raise the topic's max.message.bytes") from None
     except theirs.KafkaError as error:

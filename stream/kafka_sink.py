@@ -19,7 +19,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError, RetriableError
 
 from stream.codec import encode
-from stream.errors import DeliveryFailed, MessageTooLarge, TransportError
+from stream.errors import BrokerUnreachable, DeliveryFailed, MessageTooLarge, TransportError
 from stream.kafka_admin import TopicSpec, ensure_topics
 from stream.kafka_client import (
     MAX_BATCH_BYTES,
@@ -30,14 +30,15 @@ from stream.kafka_client import (
     connect,
     kafka_errors,
 )
-from stream.messages import DeadLetter, Frame, Inner, MatchEvent
+from stream.messages import CameraState, DeadLetter, Frame, Inner, MatchEvent
 from stream.settings import KafkaSettings
-from stream.telemetry import DELIVERIES_FAILED, FRAMES_DROPPED, FRAMES_SENT, QUEUE_DEPTH
+from stream.telemetry import DELIVERIES_FAILED, FRAMES_DROPPED, FRAMES_SENT, QUEUE_DEPTH, Seldom
 
 T = TypeVar("T", bound=Inner | MatchEvent | DeadLetter)
 Policy = Literal["wait", "shed"]
 
 _SHED_FLUSH_S = 1.0
+_RETRY_S = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class _Outgoing:
     camera: str | None
     """Of a frame."""
     live: bool
-    """A frame of a live camera, which may be shed."""
+    """May be shed: a frame of a live camera, or that it is idle, which what it says later makes superfluous."""
 
 
 class KafkaSink(Generic[T]):
@@ -84,6 +85,7 @@ class KafkaSink(Generic[T]):
         """The last round failed."""
         self._changed = threading.Condition()
         self._depth = QUEUE_DEPTH.labels(f"{spec.name} bytes")
+        self._say_too_large, self._say_trouble = Seldom(), Seldom()
         self._thread = threading.Thread(target=self._run, name=f"deliver {spec.name}", daemon=True)
         self._thread.start()
 
@@ -100,8 +102,7 @@ class KafkaSink(Generic[T]):
                     f"topic {self._spec.name} has {self._spec.partitions} partitions, a message asks for {partition}"
                 )
             camera = message.camera if isinstance(message, Frame) else None
-            live = isinstance(message, Frame) and message.clock != "file"
-            self._enqueue(_Outgoing(data, partition, camera, live))
+            self._enqueue(_Outgoing(data, partition, camera, _may_be_shed(message)))
 
     def flush(self) -> None:
         """Return when everything sent is acknowledged. Raises `DeliveryFailed` after the delivery time-out; what is not
@@ -137,8 +138,7 @@ class KafkaSink(Generic[T]):
             DELIVERIES_FAILED.labels(self._spec.name).inc(len(lost))
             log.warning("closed with messages undelivered", extra={"topic": self._spec.name, "messages": len(lost)})
         for outgoing in lost:
-            if outgoing.live:
-                FRAMES_DROPPED.labels(outgoing.camera, "broker").inc()
+            _count_shed(outgoing)
 
     def _encode(self, message: T) -> bytes | None:
         data = encode(message)
@@ -152,7 +152,7 @@ class KafkaSink(Generic[T]):
         if not isinstance(message, Frame):
             raise MessageTooLarge(said)
         FRAMES_DROPPED.labels(message.camera, "too_large").inc()
-        log.warning("%s", said, extra={"camera": message.camera})
+        self._say_too_large(log, "%s: set a smaller width", said, camera=message.camera)
         return None
 
     def _enqueue(self, outgoing: _Outgoing) -> None:
@@ -163,7 +163,7 @@ class KafkaSink(Generic[T]):
                 if self._policy == "shed" and self._shed_oldest():
                     continue
                 if self._policy == "shed" and outgoing.live:  # all the rest is in flight
-                    FRAMES_DROPPED.labels(outgoing.camera, "broker").inc()
+                    _count_shed(outgoing)
                     return
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -183,7 +183,7 @@ class KafkaSink(Generic[T]):
             if outgoing.live:
                 del self._waiting[place]
                 self._size -= len(outgoing.data)
-                FRAMES_DROPPED.labels(outgoing.camera, "broker").inc()
+                _count_shed(outgoing)
                 return True
         return False
 
@@ -203,6 +203,8 @@ class KafkaSink(Generic[T]):
             while round_ := self._next_round():
                 with kafka_errors(self._settings, what):
                     self._deliver(producer, round_)
+                if self._away:
+                    self._find_topic_again()
         except Exception as error:  # handed to the thread that sends or flushes, which raises it
             with self._changed:
                 self._failed = error
@@ -211,6 +213,17 @@ class KafkaSink(Generic[T]):
             if producer is not None:
                 with contextlib.suppress(KafkaTimeoutError):  # unflushed: counted by `close`
                     producer.close(timeout=1)
+
+    def _find_topic_again(self) -> None:
+        """Wait for a broker that is away, and make the topic again where somebody has deleted it or taken partitions off."""
+        try:
+            ensure_topics(self._settings, [self._spec], lambda: self._closed)
+        except BrokerUnreachable:
+            pass  # that nothing is acknowledged was said
+        except TransportError as error:  # a new password, or no right to make it: somebody else has to mend that
+            self._say_trouble(log, "%s; tried again", error)
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, _RETRY_S)
 
     def _producer(self) -> Any:
         delivery_ms = int(self._settings.delivery_timeout_s * 1000)
@@ -255,33 +268,57 @@ class KafkaSink(Generic[T]):
         for outgoing in round_:
             try:
                 futures.append(producer.send(self._spec.name, outgoing.data, partition=outgoing.partition))
-            except RetriableError:
-                break  # no metadata: nothing of the rest was taken
+            except (RetriableError, ValueError):
+                break  # the topic, or this partition of it, is not known: nothing of the rest was taken
         deadline = time.monotonic() + self._settings.delivery_timeout_s + REQUEST_TIMEOUT_S
         for future in futures:
             with contextlib.suppress(Exception):
                 future.get(timeout=max(0.0, deadline - time.monotonic()))
         succeeded = [future.succeeded() for future in futures] + [False] * (len(round_) - len(futures))
         last_good = {outgoing.partition: place for place, outgoing in enumerate(round_) if succeeded[place]}
-        again = []
+        again, final = [], None
         for place, outgoing in enumerate(round_):
             if succeeded[place]:
                 if outgoing.camera is not None:
                     FRAMES_SENT.labels(outgoing.camera).inc()
                 continue
             DELIVERIES_FAILED.labels(self._spec.name).inc()
+            again.append(outgoing)
             error = futures[place].exception if place < len(futures) else None
             if error is not None and not isinstance(error, RetriableError):
-                raise error
-            if place < last_good.get(outgoing.partition, -1):
-                raise TransportError(
+                final = final or error
+            elif place < last_good.get(outgoing.partition, -1):
+                final = final or TransportError(
                     f"topic {self._spec.name}: a message was overtaken by the one behind it and is lost"
                 )
-            again.append(outgoing)
         with self._changed:
             self._waiting.extendleft(reversed(again))
             self._flying = 0
-            self._away = bool(again)
+            before, self._away = self._away, bool(again)
             self._size -= sum(len(outgoing.data) for outgoing, good in zip(round_, succeeded, strict=True) if good)
             self._depth.set(self._size)
             self._changed.notify_all()
+        if final is not None:
+            raise final
+        if self._away != before:
+            self._say_away_or_back(len(again))
+
+    def _say_away_or_back(self, failed: int) -> None:
+        if self._away:
+            log.warning(
+                "topic %s: not acknowledged by %s; tried again until it is",
+                self._spec.name, self._settings.bootstrap_servers, extra={"messages": failed},
+            )  # fmt: skip
+        else:
+            log.info("topic %s: %s takes messages again", self._spec.name, self._settings.bootstrap_servers)
+
+
+def _may_be_shed(message: Inner | MatchEvent | DeadLetter) -> bool:
+    if isinstance(message, CameraState):
+        return message.state == "idle"
+    return isinstance(message, Frame) and message.clock != "file"
+
+
+def _count_shed(outgoing: _Outgoing) -> None:
+    if outgoing.live and outgoing.camera is not None:
+        FRAMES_DROPPED.labels(outgoing.camera, "broker").inc()

@@ -16,12 +16,12 @@ from kafka.structs import OffsetAndMetadata
 from stream.codec import dead_letter, decode
 from stream.cursors import Cursors
 from stream.errors import BrokerUnreachable, MessageError, OffsetGone, SightlineError, TransportError
-from stream.kafka_admin import DEAD, TopicSpec, topic_id
+from stream.kafka_admin import DEAD, TopicSpec, topic_id, trouble_with
 from stream.kafka_client import build, client_config, connect, kafka_errors
 from stream.kafka_sink import KafkaSink
 from stream.messages import DeadLetter, Inner, MatchEvent
 from stream.settings import KafkaSettings
-from stream.telemetry import CONSUMER_LAG, RECORDS_EXPIRED
+from stream.telemetry import CONSUMER_LAG, RECORDS_EXPIRED, Seldom
 from stream.transport import Record
 
 T = TypeVar("T", bound=Inner | MatchEvent | DeadLetter)
@@ -76,6 +76,10 @@ class KafkaSource(Generic[T]):
         self._handing_over = threading.Lock()
         self._keeps_letters, self._remedy = letters, remedy
         self._letters: KafkaSink[DeadLetter] | None = None
+        self._unburied: list[DeadLetter] = []
+        self._say_unreadable, self._say_unkept = Seldom(), Seldom()
+        self._heard_s = time.monotonic()
+        self._away = False
         self._closed = False
 
     def topic_id(self) -> str:
@@ -221,20 +225,19 @@ class KafkaSource(Generic[T]):
     def _poll(self) -> None:
         """Commit what was handed over, then fetch once."""
         started = time.monotonic()
+        fetched: dict[TopicPartition, list[Any]] = {}
         with self._using:
             if self._consumer is None:
                 return
             try:
                 with kafka_errors(self._settings, f"topic {self._topic}"):
                     self._commit_now()
-                    if self._partitions is None and not self._subscribe():
-                        return
-                    self._start_what_is_new()
-                    self._pause_what_has_no_room()
-                    fetched = self._consumer.poll(timeout_ms=int(POLL_S * 1000))
+                    if self._partitions is not None or self._subscribe():
+                        self._start_what_is_new()
+                        self._pause_what_has_no_room()
+                        fetched = self._consumer.poll(timeout_ms=int(POLL_S * 1000))
             except BrokerUnreachable as error:
                 log.debug("%s", error)
-                fetched = {}
             except OffsetGone:
                 self._raise_gone()
                 raise
@@ -245,16 +248,28 @@ class KafkaSource(Generic[T]):
         for place, records in fetched.items():
             for record in records:
                 self._take_in(place.partition, record, epochs.get(place.partition))
-        if fetched:
-            self._measure_lag(fetched)
-        elif (left := POLL_S - (time.monotonic() - started)) > 0:
+        self._deliver_letters()
+        self._measure_lag()
+        self._ask_after_silence(bool(fetched))
+        if not fetched and (left := POLL_S - (time.monotonic() - started)) > 0:
             time.sleep(left)  # a broker that refuses connections answers at once
+
+    def _ask_after_silence(self, fetched: bool) -> None:
+        """Nothing comes from an empty topic, and from a broker that is away or wants us no more: ask which, and say it once."""
+        if not fetched and time.monotonic() - self._heard_s < self._settings.connect_timeout_s:
+            return
+        trouble = "" if fetched else trouble_with(self._settings, self._topic)
+        self._heard_s = time.monotonic()
+        if trouble and not self._away:
+            log.warning("%s; asked again until it can be read", trouble)
+        elif self._away and not trouble:
+            log.info("topic %s can be read again", self._topic)
+        self._away = bool(trouble)
 
     def _subscribe(self) -> bool:
         """Join the group once the topic is known: who leads a group without knowing it shares out nothing, for good."""
         if not self._consumer.subscription():
             if not self._consumer.partitions_for_topic(self._topic):
-                time.sleep(POLL_S)
                 return False
             self._consumer.subscribe([self._topic], listener=_Rebalance(self))
         if self._consumer.group_metadata().state is MemberState.REBALANCING:
@@ -283,6 +298,7 @@ class KafkaSource(Generic[T]):
     def _forget(self, partitions: set[int]) -> None:
         for partition in partitions:
             self._cursors.revoke(partition)
+            CONSUMER_LAG.remove(self._topic, str(partition))  # its new reader measures it
         with self._handing_over:
             self._assignment += 1
             for partition in partitions:
@@ -321,36 +337,39 @@ class KafkaSource(Generic[T]):
             if self._keeps_letters:
                 self._bury(letter)
             else:
-                log.warning("skipped: topic %s, offset %d: %s", self._topic, record.offset, error)
+                self._say_unreadable(log, "skipped: topic %s, offset %d: %s", self._topic, record.offset, error)
             self._cursors.fetched(partition, record.offset, None, epoch)
         else:
             self._cursors.fetched(partition, record.offset, message, epoch)
 
     def _bury(self, letter: DeadLetter) -> None:
-        log.warning(
-            "dead letter: %s",
-            letter.reason,
-            extra={"topic": self._topic, "partition": letter.partition, "offset": letter.offset},
-        )
+        place = {"topic": self._topic, "partition": letter.partition, "offset": letter.offset}
+        self._say_unreadable(log, "dead letter: %s", letter.reason, **place)
+        self._unburied.append(letter)
+
+    def _deliver_letters(self) -> None:
+        """Those of one fetch together, before anything of it can be committed."""
+        letters, self._unburied = self._unburied, []
+        if not letters:
+            return
         if self._letters is None:
             spec = TopicSpec(self._topic + DEAD, 1, 600)
             self._letters = KafkaSink(self._settings, spec, lambda _: 0, policy="shed")
         try:
-            self._letters.send([letter])
+            self._letters.send(letters)
             self._letters.flush()
-        except SightlineError as error:  # the letter is counted and logged; the stream goes on
-            log.warning("dead letter not kept: %s", error)
+        except SightlineError as error:  # the letters are counted and logged; the stream goes on
+            self._say_unkept(log, "dead letters not kept: %s", error)
 
-    def _measure_lag(self, fetched: Iterable[TopicPartition]) -> None:
+    def _measure_lag(self) -> None:
+        """Of every partition each time: one that is silent now was read to its end meanwhile."""
         with self._using:
             if self._consumer is None:
                 return
-            positions = self._cursors.position()
-            for place in fetched:
+            for partition, offset in self._cursors.position().items():
                 with contextlib.suppress(*_CHANGING_HANDS):
-                    if (end := self._consumer.highwater(place)) is not None:
-                        lag = max(0, end - positions.get(place.partition, end))
-                        CONSUMER_LAG.labels(self._topic, str(place.partition)).set(lag)
+                    if (end := self._consumer.highwater(TopicPartition(self._topic, partition))) is not None:
+                        CONSUMER_LAG.labels(self._topic, str(partition)).set(max(0, end - offset))
 
     def _take_commits(self) -> dict[TopicPartition, OffsetAndMetadata]:
         with self._handing_over:
@@ -382,9 +401,14 @@ class KafkaSource(Generic[T]):
 
     def _raise_gone(self) -> None:
         places = [TopicPartition(self._topic, partition) for partition in self._cursors.fetching()]
-        with kafka_errors(self._settings, f"topic {self._topic}"):
-            starts = self._consumer.beginning_offsets(places, timeout_ms=5000)
-            ends = self._consumer.end_offsets(places, timeout_ms=5000)
+        try:
+            with kafka_errors(self._settings, f"topic {self._topic}"):
+                starts = self._consumer.beginning_offsets(places, timeout_ms=5000)
+                ends = self._consumer.end_offsets(places, timeout_ms=5000)
+        except KeyError:  # kafka-python's word for a partition that is no more
+            raise OffsetGone(
+                f"topic {self._topic}: it was deleted and made again with fewer partitions; {self._remedy}"
+            ) from None
         for place in places:
             wanted = self._cursors.fetching()[place.partition]
             if not starts[place] <= wanted <= ends[place]:

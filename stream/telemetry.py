@@ -6,8 +6,11 @@ every line whole, tracebacks included.
 
 import json as json_
 import logging
+import math
 import re
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TextIO
 from urllib.parse import unquote
@@ -36,6 +39,7 @@ REPEATS = Counter("sightline_repeats", "Records seen before and dropped", ["came
 LATE = Counter("sightline_late_records", "Records that came after their place in the merge", ["camera"])
 FUTURE = Counter("sightline_future_records", "Records dated in the future and dropped", ["camera"])
 PEOPLE = Counter("sightline_people_detected", "Tracked detections", ["camera"])
+STILL = Counter("sightline_still_boxes", "Weak boxes in which nothing moves, taken for things", ["camera"])
 EMBEDDED = Counter("sightline_crops_embedded", "Crops embedded, by reason", ["camera", "reason"])
 MERGE_WAIT = Histogram("sightline_merge_wait_seconds", "Wait for slower cameras in the event-time merge", buckets=_MS)
 EVENTS = Counter("sightline_match_events", "Match events by kind", ["site", "kind"])
@@ -126,6 +130,26 @@ def setup_logging(*, json: bool = False, level: str = "info", stream: TextIO | N
     root.setLevel(level.upper())
     logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
     logging.captureWarnings(True)
+
+
+class Seldom:
+    """Warns of what may happen a thousand times a second: at once, then every 10 s at most, with how many were left out."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._again_at = -math.inf
+        self._left_out = 0
+
+    def __call__(self, log: logging.Logger, message: str, *args: object, **fields: object) -> None:
+        """`log.warning`, with `fields` as its extra."""
+        now = self._clock()
+        if now < self._again_at:
+            self._left_out += 1
+            return
+        if self._left_out:
+            fields["more_like_it"] = self._left_out
+        self._again_at, self._left_out = now + 10.0, 0
+        log.warning(message, *args, extra=fields)
 
 
 class MetricsServer:

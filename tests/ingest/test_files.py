@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import simplejpeg
@@ -17,6 +19,8 @@ from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
 from ingest.cameras import Cameras
+from ingest.clock import WallClock
+from ingest.decode import open_video
 from ingest.settings import FILE_START, CameraSettings
 from stream.codec import FRAMES
 from stream.errors import CameraError, NotAVideo
@@ -133,6 +137,44 @@ def test_a_phones_upright_film_is_turned_upright(tmp_path: Path) -> None:
     assert image[300].mean() > 200 > 60 > image[20].mean()  # what was left is below after a quarter turn to the left
 
 
+@pytest.mark.parametrize(
+    ("aspect", "width", "size"),
+    [
+        pytest.param(Fraction(2), 1280, (640, 240), id="a recorder that keeps every second column"),
+        pytest.param(Fraction(2), 320, (320, 120), id="scaled down"),
+        pytest.param(Fraction(1, 2), 1280, (320, 480), id="every second line"),
+        pytest.param(Fraction(1, 100), 1280, (320, 240), id="nonsense"),
+    ],
+)
+def test_pixels_that_are_not_square_are_made_square(
+    tmp_path: Path, aspect: Fraction, width: int, size: tuple[int, int]
+) -> None:
+    frame = frames_of(play(camera(write_film(tmp_path / "a.mkv", aspect=aspect), width=width)))[0]
+    assert (frame.width, frame.height) == size
+    assert number_of(frame) == 0
+
+
+def write_film(path: Path, *, aspect: Fraction = Fraction(1), sound_s: int = 0) -> Path:
+    """Two seconds at 320x240, its pixels `aspect` times as wide as high, with silence beside it."""
+    with av.open(str(path), "w") as output:
+        sound = output.add_stream("aac", rate=8000) if sound_s else None
+        video = output.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        video.height, video.width, video.pix_fmt = 240, 320, "yuv420p"
+        video.codec_context.sample_aspect_ratio = aspect
+        for k in range(50):
+            picture = av.VideoFrame.from_ndarray(numbered_picture(k), "rgb24")
+            picture.pts, picture.time_base = k, Fraction(1, 25)
+            output.mux(video.encode(picture))
+        output.mux(video.encode(None))
+        if sound is not None:
+            for k in range(0, sound_s * 8000, 1024):
+                silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+                silence.sample_rate, silence.pts = 8000, k
+                output.mux(sound.encode(silence))
+            output.mux(sound.encode(None))
+    return path
+
+
 def _left_white() -> NDArray[np.uint8]:
     image = np.zeros((240, 320, 3), np.uint8)
     image[:, :160] = 235
@@ -190,6 +232,30 @@ def test_a_cut_off_video_that_says_its_length_is_named(tmp_path: Path, caplog: p
     path.write_bytes(data[: len(data) // 2])
     play(camera(path))
     assert "is cut off: it says 4.0 s and ends after" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_film_whose_sound_is_longer_is_not_called_cut_off(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages = play(camera(write_film(tmp_path / name, sound_s=6)))
+    assert len(frames_of(messages)) == 10
+    assert "cut off" not in caplog.text
+
+
+def test_whoever_is_slow_to_take_a_film_s_pictures_is_not_taken_for_a_silent_film(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.ts", frames=100, picture=noise)
+    data = bytearray(path.read_bytes())
+    for at in np.random.default_rng(1).integers(len(data) // 4, len(data) // 2, 300):
+        data[at] ^= 0xFF  # packets without a picture
+    path.write_bytes(data)
+    now_ns = 10**18
+    with open_video(camera(path), WallClock(lambda: now_ns, lambda: now_ns), 10.0) as video:
+        times = []
+        for picture in video.pictures(lambda: 60.0):
+            times.append(picture.time_ns or 0)
+            now_ns += 100 * 10**9  # as long as the reader lags, an ingest of files waits
+    assert max(times) >= 3.9e9, "the end was reached"
 
 
 def _missing(path: Path) -> None:

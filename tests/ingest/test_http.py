@@ -154,6 +154,46 @@ def test_hls_is_handed_on_at_its_own_pace_though_it_comes_in_segments(hls: str) 
 
 
 @pytest.mark.parametrize(
+    ("width", "taken"),
+    [
+        pytest.param(256, (256, 192), id="the smallest that is wide enough, scaled"),
+        pytest.param(1280, (640, 480), id="the largest, where none is"),
+    ],
+)
+def test_of_several_sizes_one_is_fetched(tmp_path: Path, width: int, taken: tuple[int, int]) -> None:
+    sizes = {"small": (120, 160), "large": (480, 640), "middle": (240, 320)}
+    files = {"/hall.m3u8": b"#EXTM3U\n"}
+    for name, (height, wide) in sizes.items():
+        files["/hall.m3u8"] += f"#EXT-X-STREAM-INF:BANDWIDTH={wide}000\n{name}.m3u8\n".encode()
+        listed = "".join(f"#EXTINF:1.0,\n{name}{k}.ts\n" for k in range(8))
+        files[f"/{name}.m3u8"] = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n{listed}#EXT-X-ENDLIST\n".encode()
+        for k in range(8):
+            times = [10 + k + j / 25 for j in range(25)]
+            clip = write_clip(tmp_path / f"{name}{k}.ts", frames=25, first=25 * k, times=times, size_hw=(height, wide))
+            files[f"/{name}{k}.ts"] = clip.read_bytes()
+    fetched: list[str] = []
+
+    class Sizes(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            fetched.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(files[self.path])))
+            self.end_headers()
+            self.wfile.write(files[self.path])
+
+    with http_server(Sizes) as address:
+        url = f"http://{address}/hall.m3u8"
+        frames = frames_of(watch([camera(url, width=width)], lambda seen: len(frames_of(seen)) == 12))
+    assert {(f.width, f.height) for f in frames} == {taken}
+    name = "middle" if width == 256 else "large"
+    most = max(int(re.findall(r"\d+", path)[0]) for path in fetched if path.startswith(f"/{name}") and ".ts" in path)
+    others = [
+        p for p in fetched if ".ts" in p and not p.startswith(f"/{name}") and int(re.findall(r"\d+", p)[0]) >= most
+    ]
+    assert not others, "beyond what tells their size they are left where they are"
+
+
+@pytest.mark.parametrize(
     ("second_begins_s", "jump"),
     [pytest.param(20.0, "jumped by -82.0 s", id="back"), pytest.param(5000.0, "jumped by +4898.0 s", id="ahead")],
 )

@@ -13,13 +13,13 @@ import redis
 from kafka import KafkaConsumer, KafkaProducer
 from services import wait_for
 
-from matcher.events import TOPIC_POLL_S, events, last_number
+from matcher.events import SITE_POLL_S, events, last_number
 from matcher.matcher import Step
 from matcher.outbox import Outbox, relay_from
 from matcher.redis_gallery import RedisGallery
 from matcher.server import EmbeddedRedis
 from stream import codec
-from stream.errors import GalleryUnreachable, OffsetGone, TransportError, UsageError
+from stream.errors import GalleryError, GalleryUnreachable, OffsetGone, TransportError, UsageError
 from stream.kafka import KafkaSink, KafkaSource, TopicSpec, ensure_topics
 from stream.messages import MatchEvent
 from stream.settings import KafkaSettings, RedisSettings
@@ -83,6 +83,25 @@ def test_a_reader_finds_its_place_among_many_however_far_behind(place, site):
         place.say(ten(first))
     for after in (0, 1, 150, 283, 284, 299, 300):
         assert numbers(events(place.where, site=site, follow=False, after=after)) == list(range(after + 1, 301))
+
+
+def test_a_reader_finds_its_place_though_it_has_to_look_back_over_a_thousand_others(kafka_server, site):
+    settings = KafkaSettings(bootstrap_servers=kafka_server)
+    spec = TopicSpec(f"sightline.{site}.matches", 1, 600)
+    with contextlib.closing(KafkaSink(settings, spec, lambda _: 0)) as sink:
+        sink.send(event(number) for number in range(1, 1501))
+    for after in (300, 1100, 1200):  # 16, 256, 4,096 from the end are looked at
+        assert numbers(events(settings, site=site, follow=False, after=after)) == list(range(after + 1, 1501))
+
+
+def test_repeats_that_came_last_do_not_hide_that_more_was_said(kafka_server, site):
+    settings = KafkaSettings(bootstrap_servers=kafka_server)
+    spec = TopicSpec(f"sightline.{site}.matches", 1, 600)
+    with contextlib.closing(KafkaSink(settings, spec, lambda _: 0)) as sink:
+        sink.send(event(number) for number in range(1, 101))
+        sink.send(event(number) for number in range(31, 95))  # a relay that stood still meanwhile
+    assert list(events(settings, site=site, follow=False, after=100)) == []
+    assert numbers(events(settings, site=site, follow=False, after=60)) == list(range(61, 101))
 
 
 def test_what_retention_took_behind_the_kept_number_is_gone_and_where_to_go_on_is_said(place, site):
@@ -316,7 +335,7 @@ def test_a_follower_waits_for_the_topic_of_a_site_that_has_not_begun(kafka_serve
     spec = TopicSpec(f"sightline.{site}.matches", 1, 600)
     for group in (None, f"g-{site}"):
         missing = (
-            rf"topic {spec.name} is not at {kafka_server} yet: start the site, or correct site= or \[kafka\] prefix"
+            rf"topic {spec.name} is not at {kafka_server} yet: start the site, or correct site=, \[kafka\] prefix or"
         )
         with pytest.raises(TransportError, match=missing):
             list(events(settings, site=site, group=group, follow=False))
@@ -329,12 +348,38 @@ def test_a_follower_waits_for_the_topic_of_a_site_that_has_not_begun(kafka_serve
     thread = threading.Thread(target=follow)
     thread.start()
     wait_for(lambda: "waiting: topic" in caplog.text, "it says what it waits for")
-    time.sleep(3 * TOPIC_POLL_S)
+    time.sleep(3 * SITE_POLL_S)
     with contextlib.closing(KafkaSink(settings, spec, lambda _: 0)) as sink:
         sink.send(ten())
     thread.join(30)
     assert got == list(range(1, 11))
     assert caplog.text.count("waiting: topic") == 1
+
+
+def test_who_asks_for_the_latest_of_a_site_that_has_not_begun_gets_all_of_it(kafka_server, redis_server, site, caplog):
+    settings = KafkaSettings(bootstrap_servers=kafka_server)
+    with pytest.raises(
+        GalleryError, match=f"redis://.* holds nothing of a site {site} yet: start the site, or correct"
+    ):
+        list(events(redis_server, site=site, follow=False))
+    got = {}
+
+    def follow(where):
+        got[where] = numbers(itertools.islice(events(where, site=site, start="latest"), 10))
+
+    threads = [threading.Thread(target=follow, args=(where,)) for where in (kafka_server, redis_server)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: caplog.text.count("waiting: ") == 2, "both say what they wait for")
+    gallery = RedisGallery(redis_server, site, model="m", retention_ns=10**18, live=False)
+    gallery.acquire()
+    gallery.commit([Step(BASE, {}, {}, {}, tuple(ten()))])
+    with contextlib.closing(KafkaSink(settings, TopicSpec(f"sightline.{site}.matches", 1, 600), lambda _: 0)) as sink:
+        sink.send(ten())
+    for thread in threads:
+        thread.join(30)
+    assert got == {where: list(range(1, 11)) for where in (kafka_server, redis_server)}
+    gallery.close()
 
 
 def test_who_waits_for_a_topic_can_be_stopped(kafka_server, site, caplog):
@@ -430,6 +475,11 @@ def test_an_embedded_gallery_is_read_by_its_folder(tmp_path, site):
         pytest.param({"after": 3, "group": "g"}, "after=NUMBER says where to begin", id="after and group"),
         pytest.param({"start": datetime(2026, 1, 1)}, "has no time zone", id="naive time"),  # noqa: DTZ001
         pytest.param({"start": "latest", "group": "g"}, "no start=latest", id="latest in a group"),
+        pytest.param(
+            {"start": "2026-01-01"}, "start='2026-01-01': expected .*a datetime with its time zone", id="text"
+        ),
+        pytest.param({"kind": "links"}, "kind='links': expected one of new, link, end, merge", id="no kind"),
+        pytest.param({"identity": "1a2b3c4d"}, "identity='1a2b3c4d': expected all 32 hexadecimal", id="half a name"),
         pytest.param({"after": -1}, "after=-1 is no number of an event: expected 0 or more", id="negative number"),
     ],
 )

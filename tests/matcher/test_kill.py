@@ -42,7 +42,7 @@ def test_a_matcher_killed_at_20_random_points_loses_no_event_and_says_none_twice
             process.kill()
             assert process.wait() == -signal.SIGKILL
     with matching(records, url) as process:
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
         assert process.returncode == 0
 
     gallery = RedisGallery(url, "sim", model="m", retention_ns=10**18, live=False)

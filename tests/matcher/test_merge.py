@@ -50,6 +50,32 @@ def test_a_file_that_has_ended_is_not_waited_for():
     assert out(merger) == [("a", 0), ("b", 100), ("b", 100), ("a", 200)]
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_files_that_are_played_once_more_under_another_start_wait_for_each_other_again(restarted):
+    first = merge("ab")
+    for ms in (0, 100):
+        for camera in "ab":
+            first.push(frame(camera, ms), 0)
+    for camera in "ab":
+        first.push(state(camera, 100, "end"), 0)
+    assert len(out(first)) == 6
+    merger = merge("ab", places={camera: Place(0, 100, ended=True) for camera in "ab"}) if restarted else first
+    merger.push(frame("a", 5000, stream=5000), 0)
+    merger.push(frame("a", 5200, stream=5000), 0)
+    assert out(merger) == []
+    merger.push(frame("b", 5100, stream=5100), 0)
+    assert out(merger) == [("a", 5000), ("b", 5100)]
+
+
+def test_a_file_that_has_ended_stays_so_while_another_one_goes_on_under_another_start():
+    merger = merge("ab")
+    merger.push(frame("b", 0), 0)
+    merger.push(state("b", 0, "end"), 0)
+    merger.push(frame("a", 100), 0)
+    merger.push(frame("a", 5000, stream=5000), 0)
+    assert out(merger) == [("b", 0), ("b", 0), ("a", 100), ("a", 5000)]
+
+
 def test_files_do_not_wait_for_a_camera_that_the_site_file_lacks_and_know_how_far_it_was_taken():
     merger = merge("ab", places={"c": Place(0, 100)})
     merger.push(frame("c", 100), 0)  # taken before its camera was taken out

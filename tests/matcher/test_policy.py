@@ -7,7 +7,7 @@ from matcher import evidence
 from matcher.entities import Exemplar, Identity
 from matcher.policy import Seen, Sighting, step
 from matcher.rules import SECOND
-from matcher.state import State
+from matcher.state import State, restore
 
 from .sites import A, Track, e, like, play, records, rules, said
 
@@ -376,3 +376,11 @@ def test_nothing_outlives_its_retention():
     assert not any(state.ended.values())
     stored = {key for key, value in state.changes().items() if value is not None}
     assert stored <= {"site", "arrivals", "camera/A", "camera/B", "camera/C"}
+
+
+def test_whose_looks_the_server_forgot_first_is_not_kept_after_a_restart():
+    state, _ = site(A, Track("b", "B", e(2), 0, 4), Track("c", "A", e(3), 5, 9))
+    stored = {key: value for key, value in state.changes().items() if value and not key.startswith("exemplar/")}
+    restored = restore(rules(), stored)
+    assert {t.name: t.identity for t in restored.open.values()} == {"A/0/c": 2, "B/0/b": 1}
+    assert set(restored.identities) == {1, 2}

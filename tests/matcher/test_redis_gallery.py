@@ -1,5 +1,6 @@
 """What only a server can get wrong: access, expiry by its own clock, what is written where."""
 
+import re
 import secrets
 import threading
 import time
@@ -12,10 +13,18 @@ from matcher.gallery_sink import GallerySink
 from matcher.matcher import Change, Step
 from matcher.merge import Place
 from matcher.overview import overview
-from matcher.redis_client import connect, shown
+from matcher.redis_client import connect, redis_errors, shown
 from matcher.redis_gallery import RedisGallery
 from matcher.state import restore
-from stream.errors import DeliveryFailed, EpochLost, GalleryError, GalleryRefused, GalleryUnreachable, SettingsError
+from stream.errors import (
+    DeliveryFailed,
+    EpochLost,
+    GalleryError,
+    GalleryRefused,
+    GalleryUnreachable,
+    ModelMismatch,
+    SettingsError,
+)
 
 from .simulation import matcher_for, simulate
 from .sites import rules
@@ -229,6 +238,20 @@ def test_the_rights_that_the_refusal_names_are_enough(redis_tls_server):
     admin.close()
 
 
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        pytest.param("OOM command not allowed when used memory > 'maxmemory'.", "is full", id="full"),
+        pytest.param("READONLY You can't write against a read only replica.", "is a replica", id="replica"),
+        pytest.param("MISCONF Redis is configured to save RDB snapshots", "cannot write its disk", id="disk"),
+    ],
+)
+def test_what_redis_6_says_from_within_a_script_is_waited_for_too(said, says):
+    wrapped = f"Error running script (call to f_51e8): @user_script:11: @user_script: 11: -{said}"
+    with pytest.raises(GalleryUnreachable, match=says), redis_errors("redis://127.0.0.1:6379/0"):
+        raise redis.ResponseError(wrapped)
+
+
 def test_a_server_that_asks_for_a_password_is_named(tmp_path):
     server = RedisServer(valkey_binary(), tmp_path, [f"port {(port := free_port())}", "requirepass hidden-word"], port)
     server.start()
@@ -341,3 +364,104 @@ def test_a_full_server_takes_nothing_of_a_commit_and_all_of_it_later(tmp_path):
     gallery.close()
     admin.close()
     server.kill()
+
+
+def test_a_call_that_the_network_kept_back_undoes_nothing(gallery):
+    gallery.acquire()
+    script, calls = gallery._commit_script, []
+    gallery._commit_script = lambda keys, arguments: calls.append((keys, arguments)) or script(keys, arguments)
+    gallery.commit([a_step(changes={"site": b"1"}, offset=1)])
+    gallery.commit([a_step(changes={"site": b"2"}, offset=2)])
+    assert script(*calls[0]) == 1
+    snapshot = gallery.acquire()
+    assert (dict(snapshot.entities), dict(snapshot.offsets)) == ({"site": b"2"}, {0: 2})
+
+
+def test_who_cannot_go_on_stops_nobody_who_can(redis_server):
+    site = f"s-{secrets.token_hex(4)}"
+    good, other = (
+        RedisGallery(redis_server, site, model=model, retention_ns=60 * SECOND, live=True) for model in ("m", "new")
+    )
+    good.acquire()
+    good.commit([a_step(changes={"exemplar/1/t": b"vector"})])
+    for takeover in (False, True):
+        with pytest.raises(ModelMismatch, match="holds vectors of m, this matcher's are of new"):
+            other.acquire(takeover=takeover)
+    good.commit([a_step(changes={"exemplar/1/t": None})])
+    good.release()
+    other.acquire()
+    for made in (good, other):
+        made.close()
+
+
+def test_who_finds_that_it_cannot_go_on_lets_the_next_one_in(redis_server):
+    site = f"s-{secrets.token_hex(4)}"
+    good, other, checked, may_go_on = (
+        RedisGallery(redis_server, site, model="m", retention_ns=60 * SECOND, live=True),
+        RedisGallery(redis_server, site, model="new", retention_ns=60 * SECOND, live=True),
+        threading.Event(),
+        threading.Event(),
+    )
+    caught, script = [], other._acquire_script
+
+    def acquire_later(*arguments):
+        checked.set()
+        may_go_on.wait(10)
+        return script(*arguments)
+
+    other._acquire_script = acquire_later
+
+    def wait():
+        try:
+            other.acquire()
+        except ModelMismatch as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    checked.wait(10)
+    good.acquire()
+    good.commit([a_step(changes={"exemplar/1/t": b"vector"})])  # after the other one looked
+    good.release()
+    may_go_on.set()
+    thread.join(10)
+    assert len(caught) == 1
+    assert overview(redis_server, site).holder is None
+    for made in (good, other):
+        made.close()
+
+
+@pytest.mark.parametrize("next_one", [False, True], ids=["nobody came since", "another matcher began anew"])
+def test_a_gallery_that_was_emptied_is_not_taken_for_a_takeover(redis_server, next_one):
+    site = f"s-{secrets.token_hex(4)}"
+    first, second = (RedisGallery(redis_server, site, model="m", retention_ns=SECOND, live=True) for _ in "ab")
+    first.acquire()
+    first.commit([a_step()])
+    first._client.delete(*keys_of(first).values())
+    if next_one:
+        second.acquire()
+    says = (
+        f"taken over by {second._owner}"
+        if next_one
+        else f"the gallery of site {site} at .* has lost what was stored: Redis"
+    )
+    with pytest.raises(GalleryError, match=re.escape(says) if next_one else says) as caught:
+        first.commit([a_step()])
+    assert isinstance(caught.value, EpochLost) == next_one
+    for made in (first, second):
+        made.close()
+
+
+@pytest.mark.parametrize("steps", [[a_step(offset=4)], []], ids=["with something to store", "with nothing"])
+@pytest.mark.parametrize("lost", [1, 2])
+def test_nothing_is_stored_on_top_of_a_gallery_that_went_back(gallery, lost, steps):
+    gallery.acquire()
+    for offset in (1, 2, 3):
+        gallery.commit([a_step(offset=offset)])
+    gallery._client.hset(gallery._meta, "commit", 3 - lost)  # as after a crash without its last writes
+    gallery._renewed_s = 0.0
+    with pytest.raises(GalleryError, match=r"has lost what was stored: .*start the matcher again"):
+        gallery.commit(steps)
+    assert dict(gallery.acquire().offsets) == {0: 3}
+    gallery.commit([a_step(offset=5)])
+    assert dict(gallery.acquire().offsets) == {0: 5}

@@ -11,6 +11,7 @@ from deploy.backends.reference import ReferenceEmbedder, ReferencePersonSearch
 from reid.crops import to_batch
 from reid.embedder import Embedder
 from reid.settings import EmbedderSettings
+from reid.switches import Switches
 from stream.messages import CameraState, Detections, Embeddings, Frame, Status
 from stream.model import LinkRow, Links
 
@@ -218,6 +219,16 @@ def test_a_tracklet_that_goes_on_with_somebody_else_gets_another_name_from_the_f
     assert embedded(records) == [0, 1, 2, 3, 4, 14, 24, 34, 44, 54]
     begun = {one.people[0].tracklet: one.sequence for one in reversed(records)}
     assert begun == {"a/0/0/1": 0, "a/0/0/1+1": 14, "a/0/0/1+2": 34}
+
+
+def test_a_vector_that_is_no_number_does_not_make_a_tracklet_blind() -> None:
+    switches, quality = Switches(LINKS), np.ones(1, np.float32)
+    one = np.eye(24)[0].astype("<f2")
+    found = [
+        switches.rename(0.2 * n, ("a/0/0/1",), quality, {0: vector.tobytes()})
+        for n, vector in enumerate([one, one * np.float16("nan"), one, one, -one])
+    ]
+    assert found == [("a/0/0/1",)] * 4 + [("a/0/0/1+1",)]
 
 
 def test_somebody_in_another_light_keeps_the_name() -> None:

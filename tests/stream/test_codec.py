@@ -106,6 +106,19 @@ def test_bad_embeddings_are_refused_with_the_reason(data, says):
         decode(data, EMBEDDINGS)
 
 
+@pytest.mark.parametrize(
+    ("data", "kinds"),
+    [
+        pytest.param(_packed(type="x\nERROR forged \x1b[31m"), EMBEDDINGS, id="an inner message"),
+        pytest.param(b'{"schema":"9\\n9.1"}', MATCHES, id="an event's version"),
+    ],
+)
+def test_the_reason_is_one_line_whatever_the_bytes_are(data, kinds):
+    with pytest.raises(MessageError) as caught:
+        decode(data, kinds)
+    assert str(caught.value).isprintable(), "it is logged, and kept with the dead letter"
+
+
 def test_a_newer_minor_version_with_more_fields_is_read():
     newer = bytearray(_packed(weather="rain"))
     newer[3] = 7

@@ -60,6 +60,22 @@ def test_a_commit_passes_the_dead_letters_behind_it():
     assert where.commit(batch) == {0: 5}
 
 
+def test_dead_letters_that_were_passed_are_forgotten():
+    where = cursors(partitions=1)
+    for first in range(0, 100, 10):
+        fetch(where, 0, *range(first, first + 10), dead=(first + 3, first + 4, first + 9))
+        where.commit(where.take())
+    assert where.position() == {0: 100}
+    assert not where._cursors[0].dead, "or they would pile up as long as somebody writes garbage between good records"
+
+
+def test_what_holds_no_message_is_not_waited_for():
+    where = cursors(partitions=1)
+    fetch(where, 0, 0, 1, 2, dead=(1, 2))
+    where.take()
+    assert where.position() == {0: 3}
+
+
 def test_commits_of_a_lost_partition_are_left_to_its_new_owner():
     where = cursors()
     fetch(where, 0, 0, 1)

@@ -8,16 +8,18 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
+from prometheus_client import REGISTRY
 from services import wait_for
 
 from stream import kafka_client
-from stream.codec import FRAMES, encode
-from stream.errors import MessageTooLarge, OffsetGone, TransportError
+from stream.codec import DEAD_LETTERS, FRAMES, encode
+from stream.errors import DeliveryFailed, MessageTooLarge, OffsetGone, TransportError
 from stream.kafka import KafkaSink, KafkaSource, LagMeter, TopicSpec, ensure_topics, group_lag, topic_id
 from stream.messages import Embeddings, Frame
 from stream.settings import KafkaSettings
@@ -208,6 +210,98 @@ def test_a_topic_made_again_has_another_identity_and_its_offsets_are_gone(settin
         assert source.topic_id() != before
         with pytest.raises(OffsetGone, match="holds offsets 0 to 0, 5 was to be read next: the topic was deleted"):
             source.seek({0: 5})
+
+
+def deleted(admin: KafkaAdminClient, topic: str) -> None:
+    admin.delete_topics([topic])
+    wait_for(lambda: topic not in admin.list_topics(), "the topic is deleted")
+
+
+def test_a_topic_that_is_deleted_under_its_writer_is_made_again(settings, spec, admin):
+    impatient = settings.model_copy(update={"delivery_timeout_s": 1.0})
+    with contextlib.closing(KafkaSink(impatient, spec, lambda _: 1)) as sink:
+        sink.send([frame(0)])
+        sink.flush()
+        deleted(admin, spec.name)
+        sink.send([frame(1)])
+
+        def delivered() -> bool:
+            with contextlib.suppress(DeliveryFailed):
+                sink.flush()
+                return True
+            return False
+
+        wait_for(delivered, "delivered to the new topic")
+    assert len(admin.describe_topics([spec.name])[0]["partitions"]) == spec.partitions
+    assert configs(admin, spec.name)["retention.ms"] == "600000"
+
+
+def test_a_writer_whose_topic_was_made_again_with_fewer_partitions_adds_them(settings, spec, admin):
+    impatient = settings.model_copy(update={"delivery_timeout_s": 1.0})
+    with contextlib.closing(KafkaSink(impatient, spec, lambda _: 1)) as sink:
+        sink.send([frame(0)])
+        sink.flush()
+        deleted(admin, spec.name)
+        admin.create_topics({spec.name: {"num_partitions": 1, "replication_factor": 1}})
+        sink.send([frame(1)])
+        with contextlib.suppress(DeliveryFailed):
+            sink.flush()
+        wait_for(lambda: not sink._size, "delivered to the new topic")
+    assert len(admin.describe_topics([spec.name])[0]["partitions"]) == spec.partitions
+
+
+@pytest.mark.parametrize("partitions", [2, 1])
+def test_a_reader_that_keeps_its_own_offsets_is_told_of_a_topic_made_again(settings, spec, admin, partitions):
+    for partition in range(2):
+        send(settings, spec, *(frame(n) for n in range(5)), partition=partition)
+    source = KafkaSource(settings, spec.name, None, FRAMES, partitions=[0, 1], remedy="ask the archive")
+    with contextlib.closing(source):
+        assert len(read(source, 10)) == 10
+        deleted(admin, spec.name)
+        ensure_topics(settings, [TopicSpec(spec.name, partitions, 600)])
+        with pytest.raises(OffsetGone, match=r"the topic was deleted and made again; ask|made again with fewer"):
+            list(itertools.islice(source.batches(), 600))
+
+
+def test_workers_that_add_partitions_at_the_same_time_do_not_trip_over_each_other(settings, spec):
+    ensure_topics(settings, [spec])
+    for count in (4, 6, 8, 10):
+        more = TopicSpec(spec.name, count, 600)
+        with ThreadPoolExecutor(4) as workers:
+            list(workers.map(lambda _, more=more: ensure_topics(settings, [more]), range(4)))
+
+
+def test_the_lag_of_what_was_read_to_its_end_is_zero_though_nothing_more_comes(settings, spec):
+    def lag(partition: int) -> float | None:
+        return REGISTRY.get_sample_value("sightline_consumer_lag", {"topic": spec.name, "partition": str(partition)})
+
+    send(settings, spec, *(frame(n) for n in range(5)))
+    with contextlib.closing(KafkaSource(settings, spec.name, f"{spec.name}-g", FRAMES, max_records=2)) as source:
+        batches = source.batches()
+        wait_for(lambda: bool(next(batches)), "the first batch")
+        assert lag(0) == 5
+        wait_for(lambda: not next(batches) and lag(0) == 0, "all is read")
+        source._forget({0})
+        assert lag(0) is None, "another worker has the partition, and measures it"
+
+
+def test_garbage_between_good_records_is_said_seldom_and_kept_whole(settings, spec, caplog):
+    ensure_topics(settings, [spec])
+    producer = KafkaProducer(bootstrap_servers=settings.bootstrap_servers, enable_idempotence=False)
+    with contextlib.closing(producer):
+        for n in range(200):
+            producer.send(spec.name, encode(frame(n)) if n % 10 == 0 else b"garbage", partition=0)
+        producer.flush()
+    with contextlib.closing(KafkaSource(settings, spec.name, f"{spec.name}-g", FRAMES)) as source:
+        assert read(source, 20) == list(range(0, 200, 10))
+        dead = KafkaSource(settings, f"{spec.name}.dead", None, DEAD_LETTERS, partitions=[0])
+        with contextlib.closing(dead):
+            letters: list[int] = []
+            wait_for(
+                lambda: letters.extend(r.message.offset for r in next(dead.batches())) or len(letters) >= 171, "kept"
+            )
+    assert letters[:171] == [n for n in range(191) if n % 10]
+    assert caplog.text.count("dead letter: ") <= 2
 
 
 def test_a_group_that_retention_overtook_counts_what_it_lost_and_goes_on(settings, spec, admin):

@@ -1,6 +1,7 @@
 """The broker goes away and comes back: nothing hangs, live frames are shed and counted, the rest is kept and delivered in order."""
 
 import contextlib
+import logging
 import threading
 import time
 import uuid
@@ -12,7 +13,7 @@ from services import KafkaBroker, free_port, wait_for
 from stream.codec import FRAMES
 from stream.errors import BrokerUnreachable, DeliveryFailed
 from stream.kafka import KafkaSink, KafkaSource, TopicSpec, ensure_topics, group_lag
-from stream.messages import Frame
+from stream.messages import CameraState, Frame
 from stream.settings import KafkaSettings
 from stream.stage import Pass, as_messages, run
 from stream.telemetry import DELIVERIES_FAILED, FRAMES_DROPPED, FRAMES_SENT
@@ -184,11 +185,74 @@ def test_live_frames_are_shed_while_the_broker_hangs_and_the_newest_arrive(broke
     assert list(dict.fromkeys(found)) == sorted(set(found))
 
 
+def test_cameras_that_are_idle_while_there_is_no_broker_hold_nobody_up():
+    """Each says so four times a second, and nothing else: a night of that is more than the budget."""
+    settings = KafkaSettings(
+        bootstrap_servers=f"127.0.0.1:{free_port()}", connect_timeout_s=60, delivery_timeout_s=1, buffer_mib=2
+    )
+    sink = KafkaSink(settings, TopicSpec("yard", 1, 600), lambda _: 0, policy="shed")
+    with contextlib.closing(sink):
+        sink.send(
+            CameraState(site="yard", camera="gate", stream=0, captured_at=n, ingested_at=0, state="idle")
+            for n in range(30_000)
+        )
+        assert sink._size <= 2 << 20
+        assert dropped("gate") == 0, "no frame was lost"
+
+
+def test_an_outage_is_said_when_it_begins_and_when_it_ends(broker, settings, spec, caplog):
+    with (
+        caplog.at_level(logging.INFO, logger="stream.kafka_sink"),
+        contextlib.closing(KafkaSink(settings, spec, lambda _: 0, policy="shed")) as sink,
+    ):
+        sink.send([frame(0)])
+        wait_for(lambda: sent("gate") > 0 and not sink._size, "delivered")
+        broker.pause()
+        try:
+            sink.send([frame(1)])
+            wait_for(lambda: "tried again until it is" in caplog.text, "the outage is said")
+        finally:
+            broker.resume()
+        wait_for(lambda: not sink._size, "delivered after all")
+        wait_for(lambda: "takes messages again" in caplog.text, "its end is said")
+    assert len([record for record in caplog.records if record.name == "stream.kafka_sink"]) == 2, "not each attempt"
+
+
+def test_a_reader_says_once_why_nothing_comes(broker, settings, spec, caplog):
+    ensure_topics(settings, [spec])
+    impatient = settings.model_copy(update={"connect_timeout_s": 1.0})
+    with (
+        caplog.at_level(logging.INFO, logger="stream.kafka_source"),
+        contextlib.closing(KafkaSource(impatient, spec.name, f"{spec.name}-g", FRAMES)) as source,
+    ):
+        batches = source.batches()
+        next(batches)
+        broker.pause()
+        try:
+            wait_for(lambda: not next(batches) and "no Kafka broker answers" in caplog.text, "the outage is said")
+        finally:
+            broker.resume()
+        wait_for(lambda: not next(batches) and "can be read again" in caplog.text, "its end is said")
+    assert caplog.text.count("no Kafka broker answers") == 1, "not each attempt"
+
+
+def test_a_reader_that_waits_for_its_topic_says_so(broker, settings, spec, caplog):
+    impatient = settings.model_copy(update={"connect_timeout_s": 1.0})
+    with contextlib.closing(KafkaSource(impatient, spec.name, f"{spec.name}-g", FRAMES)) as source:
+        batches = source.batches()
+        wait_for(lambda: not next(batches) and "does not exist" in caplog.text, "said")
+        ensure_topics(settings, [spec])
+        with contextlib.closing(KafkaSink(settings, spec, lambda _: 0)) as sink:
+            sink.send([frame(0)])
+            sink.flush()
+        wait_for(lambda: bool(next(batches)), "read all the same")
+
+
 def test_closing_while_the_broker_hangs_is_bounded_and_counts_what_is_lost(broker, settings, spec):
     camera = f"live-{spec.name}"
     sink = KafkaSink(settings, spec, lambda _: 0, policy="shed")
     sink.send([frame(0, clock="rtcp", camera=camera)])
-    sink.flush()
+    wait_for(lambda: sent(camera) == 1, "the first frame is delivered")
     broker.pause()
     try:
         sink.send(frame(n, clock="rtcp", camera=camera) for n in range(1, 6))

@@ -12,7 +12,7 @@ from services import certificates
 
 from stream.codec import FRAMES
 from stream.errors import TransportError
-from stream.kafka import KafkaSink, KafkaSource, TopicSpec, ensure_topics
+from stream.kafka import KafkaSink, KafkaSource, TopicSpec, ensure_topics, topic_id
 from stream.messages import Frame
 from stream.settings import KafkaSettings
 
@@ -69,6 +69,14 @@ def test_a_wrong_password_or_user_is_one_line_without_the_password(
     shown = str(caught.value) + repr(settings)
     assert "wrong-password" not in shown
     assert PASSWORD not in shown
+
+
+def test_who_may_not_see_a_topic_is_not_told_that_there_is_none(
+    secure_kafka_server: SecureKafka, spec: TopicSpec
+) -> None:
+    ensure_topics(secure_kafka_server.as_user(), [spec])
+    with pytest.raises(TransportError, match='user "nobody-yet" is not allowed to'):
+        topic_id(secure_kafka_server.as_user("nobody-yet"), spec.name)
 
 
 def test_a_broker_nobody_vouches_for_is_one_line(secure_kafka_server: SecureKafka, spec: TopicSpec) -> None:

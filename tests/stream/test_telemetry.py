@@ -11,7 +11,7 @@ import pytest
 
 from stream.errors import SettingsError
 from stream.settings import TelemetrySettings
-from stream.telemetry import DEAD_LETTERS, hide, mask, setup_logging, start_metrics
+from stream.telemetry import DEAD_LETTERS, Seldom, hide, mask, setup_logging, start_metrics
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +125,22 @@ def test_the_last_setup_holds_and_nothing_is_said_twice():
     assert first.getvalue() == ""
     assert second.getvalue().count("loud") == 1
     assert "quiet" not in second.getvalue()
+
+
+def test_what_happens_a_thousand_times_is_said_at_once_and_then_seldom():
+    stream, now = io.StringIO(), 0.0
+    setup_logging(stream=stream)
+    say, log = Seldom(lambda: now), logging.getLogger("t")
+    for second in range(25):
+        now = float(second)
+        for _ in range(100):
+            say(log, "dead letter: %s", "garbage", second=second)
+    said = [line.partition("t: ")[2] for line in stream.getvalue().splitlines()]
+    assert said == [
+        "dead letter: garbage second=0",
+        "dead letter: garbage second=10 more_like_it=999",
+        "dead letter: garbage second=20 more_like_it=999",
+    ]
 
 
 def test_metrics_are_served_to_this_machine():
