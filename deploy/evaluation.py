@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 
 from deploy.evaluation_footage import box_scores, on_video
 from deploy.evaluation_models import DataSet, Model, data_set, open_model
@@ -70,7 +71,7 @@ def evaluate_models(
     results = []
     for model, prefix in zip(models, _prefixes(names), strict=True):
         console.print(
-            f"[bold]{model.name}[/bold]: {model.kind} of {model.input_hw[0]}x{model.input_hw[1]}, trained on {model.trained_on}"
+            f"[bold]{escape(model.name)}[/bold]: {model.kind} of {model.input_hw[0]}x{model.input_hw[1]}, trained on {escape(model.trained_on)}"
         )
         results.append([one for each in sets for one in _score(model, each, asked, prefix, cores, console)])
     if len(models) > 1 or len(sets) > 1:
@@ -165,7 +166,9 @@ def _score(model: Model, data: DataSet, asked: Asked, prefix: str, cores: int, c
         if isinstance(model.searches, Searcher):
             raise UsageError(f"{model.name} takes scenes, and {data.label} has crops: score its checkpoint.pt on them")
         if model.kind == "person-search":
-            console.print(f"{data.label} has crops: nobody is searched for, so these figures are no search's")
+            console.print(
+                f"{data.label} has crops: nobody is searched for, so these figures are no search's", markup=False
+            )
         for label, query, gallery in _crops(data, model.input_hw, cores, console):
             yield _embedder(model, label, query, gallery, asked, prefix, console)
 
@@ -193,9 +196,18 @@ def _crops(data: DataSet, size_hw: tuple[int, int], cores: int, console: Console
             for name, crops in drawn.test_crops(cores, report).items():
                 yield (f"synthetic_{name}", *evaluate.split(crops))
             return
-        found = load_reid(data.name, data.root, size_hw, people=data.people, train=False, workers=cores, report=report)
+        found = load_reid(
+            data.name,
+            data.root,
+            size_hw,
+            people=data.people,
+            train=False,
+            own=data.by_folder,
+            workers=cores,
+            report=report,
+        )
     for note in found.notes:
-        console.print(f"{data.label}: {note}", style="dim")
+        console.print(f"{data.label}: {note}", style="dim", markup=False)
     yield data.label, found.query, found.gallery
 
 
@@ -214,7 +226,8 @@ def _embedder(
     console.print(
         f"{label}: {score.ranking.queries} queries ({score.ranking.left_out} without an answer left out), {len(gallery.people)} "
         f"gallery pictures, {len(np.union1d(query.cameras, gallery.cameras))} cameras"
-        + (f", erased with probability {asked.erase_p}" if asked.erase_p else "")
+        + (f", erased with probability {asked.erase_p}" if asked.erase_p else ""),
+        markup=False,
     )
     print_rankings(console, rankings)
     if asked.rerank:
@@ -242,10 +255,10 @@ def _searcher(model: Searches, data: DataSet, asked: Asked, prefix: str, cores: 
     with _progress(console, "drawing", "shards") as report:
         found = load_search(data.name, data.root, people=data.people, train=False, workers=cores, report=report)
     for note in found.notes:
-        console.print(f"{data.label}: {note}", style="dim")
+        console.print(f"{data.label}: {note}", style="dim", markup=False)
     with _progress(console, f"searching {data.label}", "frames and queries") as report:
         score = score_searcher(model, found, report)
-    console.print(f"{data.label}: {len(found.queries.frames)} queries, {len(found.test.xyxy)} frames")
+    console.print(f"{data.label}: {len(found.queries.frames)} queries, {len(found.test.xyxy)} frames", markup=False)
     by_name: dict[str, SearchScore] = {
         f"{gallery}{ending}": one for gallery, by_rule in score.search.items() for ending, one in by_rule.items()
     }
@@ -269,10 +282,12 @@ def _draw(
     folder: Path, name: str, rows: Sequence[tuple[Tile, Sequence[Tile]]], curves: dict[str, F64], console: Console
 ) -> None:
     draw_ranked(folder / f"ranked-{name}.png", rows)
-    console.print(f"{folder / f'ranked-{name}.png'}: queries and what came first; green is right, dashed red wrong")
+    console.print(
+        f"{folder / f'ranked-{name}.png'}: queries and what came first; green is right, dashed red wrong", markup=False
+    )
     if curves:
         draw_cmc(folder / f"cmc-{name}.png", curves)
-        console.print(f"{folder / f'cmc-{name}.png'}: CMC curves")
+        console.print(f"{folder / f'cmc-{name}.png'}: CMC curves", markup=False)
 
 
 def _report(model: Model, results: Sequence[Scored]) -> dict[str, Any]:

@@ -171,14 +171,15 @@ def _train(recipe: Recipe, output: Path, max_minutes: float | None, cores: int, 
     height, width = recipe.input_hw
     begins = "goes on" if resumed else f"from {recipe.start or recipe.weights or 'scratch'}"
     console.print(
-        f"{recipe.method} on {recipe.data} at {height}x{width}, {begins}, {recipe.epochs} epochs, {recipe.precision}"
+        f"{recipe.method} on {recipe.data} at {height}x{width}, {begins}, {recipe.epochs} epochs, {recipe.precision}",
+        markup=False,
     )
     with distributed.first_alone(), Bar(console, "drawing") as bar:
         prepared = prepare(
             recipe, workers=cores, report=lambda done, of: bar.at(done / of, f"{done} of {of} shards"), resumed=resumed
         )
     for note in prepared.notes:
-        console.print(note)
+        console.print(note, markup=False)
     started = time.monotonic()
     if max_minutes is not None:  # drawing counts too
         max_minutes = max(0.0, max_minutes - (started - called) / 60)
@@ -206,11 +207,13 @@ def _train(recipe: Recipe, output: Path, max_minutes: float | None, cores: int, 
             finished = train(prepared.task, output, max_minutes=max_minutes, judge=prepared.judge, report=tell)
         except KeyboardInterrupt:
             if path.exists():
-                console.print(f"{path} is saved; the same command goes on")
+                console.print(f"{path} is saved; the same command goes on", markup=False)
             raise
     if not last:
         console.print("nothing was left to do: for more, raise --epochs")
-    console.print(f"{path}: schedule {'complete' if finished else 'not complete; the same command goes on'}")
+    console.print(
+        f"{path}: schedule {'complete' if finished else 'not complete; the same command goes on'}", markup=False
+    )
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cores} CPU cores"
     seconds = time.monotonic() - started
     return {"checkpoint": str(path), "finished": finished, "seconds": seconds, "on": where, **last}

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from stream.errors import TrainingError, UsageError
+
 PATIENCE = timedelta(hours=12)
 """The others wait so long for process 0, which may draw for hours; torchrun ends them at once where one of them fails."""
 
@@ -28,15 +30,23 @@ def world() -> int:
 
 
 def device() -> torch.device:
-    """This process's GPU, else the processor."""
+    """This process's GPU, else the processor; `UsageError` where torchrun started more processes here than there are GPUs."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if place >= gpus:
+        raise UsageError(
+            f"torchrun started {place + 1} processes or more and torch sees {gpus} GPUs: take --nproc-per-node {gpus}"
+        )
+    return torch.device("cuda", place)
 
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Join the other processes where torchrun started this one: over NCCL with GPUs, else over gloo."""
+    """Join the other processes where torchrun started this one: over NCCL with GPUs, else over gloo.
+
+    Where one of them fails the others cannot know why: they raise `TrainingError`, which says where to look.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -45,6 +55,12 @@ def processes() -> Iterator[None]:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
         yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # gloo's are plain ones
+            raise
+        raise TrainingError(
+            f"process {rank()} no longer reaches the others: one of them has ended, and what that one said is the reason"
+        ) from error
     finally:
         dist.destroy_process_group()
 

@@ -145,6 +145,15 @@ def _places(row: F32, right: I64, junk: I64) -> I64:
     return np.sort(np.array(places) - junk_before.sum(1))
 
 
+def answerable(query_people: I64, query_cameras: I64, gallery_people: I64, gallery_cameras: I64) -> NDArray[np.bool_]:
+    """(Q,) which queries have their person on another camera in the gallery."""
+    cameras_of: dict[int, set[int]] = {}
+    for person, camera in zip(gallery_people.tolist(), gallery_cameras.tolist(), strict=True):
+        cameras_of.setdefault(person, set()).add(camera)
+    asked = zip(query_people.tolist(), query_cameras.tolist(), strict=True)
+    return np.array([bool(cameras_of.get(person, set()) - {camera}) for person, camera in asked], bool)
+
+
 @dataclass(frozen=True, slots=True)
 class CameraPair:
     """Queries of one camera in the pictures of another."""

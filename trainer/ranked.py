@@ -12,7 +12,7 @@ from reid.crops import to_batch
 from stream.errors import DataError
 from trainer.data import Crops
 from trainer.datasets.sets import SearchData
-from trainer.metrics import nearest
+from trainer.metrics import answerable, nearest
 from trainer.search_metrics import Found, ranked_boxes
 from trainer.searching import gallery_of
 
@@ -94,15 +94,10 @@ def draw_cmc(path: Path, curves: Mapping[str, F64]) -> None:
 
 def crop_rows(query: Crops, gallery: Crops, query_vectors: F32, gallery_vectors: F32) -> list[tuple[Tile, list[Tile]]]:
     """For `draw_ranked`: some queries, evenly spread over those that have a right answer, and what is nearest to each."""
-    seen = set(zip(gallery.people.tolist(), gallery.cameras.tolist(), strict=True))
-    cameras_of: dict[int, set[int]] = {}
-    for person, camera in seen:
-        cameras_of.setdefault(person, set()).add(camera)
-    labels = list(zip(query.people.tolist(), query.cameras.tolist(), strict=True))
-    askable = [row for row, (person, camera) in enumerate(labels) if cameras_of.get(person, set()) - {camera}]
+    askable = np.flatnonzero(answerable(query.people, query.cameras, gallery.people, gallery.cameras))
     rows = []
-    for row in _spread(askable):
-        person, camera = labels[row]
+    for row in _spread(askable.tolist()):
+        person, camera = int(query.people[row]), int(query.cameras[row])
         similarity = gallery_vectors @ query_vectors[row]
         first = nearest(similarity, person, camera, gallery.people, gallery.cameras, SHOWN)
         tiles = [

@@ -2,7 +2,7 @@
 
 <root>/keypoints/<path of the picture>.npy      (17, 3) float32: x, y in pixels of the original picture, score; COCO's order
 <root>/segmentation/<path of the picture>.npy   (h, w) uint8 at the picture's size, labels as in `trainer.data.Crops.parts`
-<root>_ps_label/<path>.png                      the same as PNG, as EANet publishes them; beside or below the root
+<root>_ps_label/<path>.png                      the same as grey PNG, as EANet publishes them; beside or below the root
 
 The picture's own ending stays (0002_c1s1_000451_03.jpg.npy) or is left out. A file that is missing or not of this form means that
 its picture has no annotation: what would be learnt from it is masked, and the number is reported. Nothing is ever unpickled.
@@ -27,6 +27,8 @@ UNKNOWN = 255
 """Part label of every pixel of a picture without annotation."""
 LAST_PART = 7
 MAX_BYTES = 1 << 25
+GREY_8 = b"\x08\x00"
+"""Bits and colour type in a PNG's head: 8, grey. One with a palette is read as its colours, not as its numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,8 @@ def is_labelled(path: Path) -> bool | None:
     try:
         if path.suffix != ".npy":
             with path.open("rb") as file:
-                return file.read(8) == b"\x89PNG\r\n\x1a\n" or None
+                head = file.read(26)
+            return (head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:] == GREY_8) or None
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None

@@ -74,6 +74,11 @@ def _data(recipe: Recipe, workers: int, report: ShardReport) -> tuple[Crops | Sc
         scenes = load_search(recipe.data, recipe.root, **cast(Any, drawn_as))
         return scenes.train, None, scenes.notes
     height, width = recipe.input_hw
+    if recipe.method in SEARCHES and width > height:
+        raise UsageError(
+            f"input_hw = [{height}, {width}] is for scenes, and {recipe.data} has crops of people, which are upright: take "
+            "--set input_hw=[256,128] --set batch=64 --set queue=0"
+        )
     crops = load_reid(
         recipe.data,
         recipe.root,

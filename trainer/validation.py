@@ -4,17 +4,27 @@ import numpy as np
 import torch
 from torch import nn
 
+from stream.errors import DataError
 from trainer import distributed
 from trainer.data import Crops
 from trainer.evaluate import embed, split
-from trainer.metrics import rank
+from trainer.metrics import answerable, rank
 from trainer.run import Judge
 from trainer.serving import ServedEmbedder, TorchBackend
 
 
 def crops_judge(crops: Crops, input_hw: tuple[int, int]) -> Judge:
-    """Everybody's first picture per camera is looked for among the others, as `sightline evaluate` does."""
+    """Everybody's first picture per camera is looked for among the others, as `sightline evaluate` does.
+
+    Raises `DataError` where none of them has an answer there: better now than at the end of an epoch.
+    """
     query, gallery = split(crops)
+    if not answerable(query.people, query.cameras, gallery.people, gallery.cameras).any():
+        count = len(np.unique(crops.people))
+        raise DataError(
+            f"val_ids = {count}: none of these people can be searched for: that takes two cameras, one of which has two pictures or more "
+            "of the person; hold out more people, or none (val_ids = 0)"
+        )
 
     def judge(network: nn.Module, device: torch.device) -> float:
         model = TorchBackend(ServedEmbedder(network))

@@ -12,6 +12,7 @@ import simplejpeg
 from stream.errors import DataError, UsageError
 from tests.trainer import trees
 from trainer.datasets import REID_NAMES, SEARCH_NAMES, load_reid
+from trainer.datasets.cuhk03 import read_cuhk03
 from trainer.datasets.pictures import MAX_PIXELS, decode, header_hw
 from trainer.datasets.table import MIX, REID
 
@@ -87,10 +88,30 @@ def test_cameras_of_two_digits_are_cameras_of_their_own(tmp_path):
     assert sorted(set(cameras)) == [0, 1, 9, 11]
 
 
+def test_counts_that_are_not_the_published_ones_are_said_unless_the_pictures_are_ones_own(tmp_path):
+    trees.market(tmp_path)
+    (note,) = [note for note in load_reid("market1501", tmp_path, SIZE).notes if "published" in note]
+    assert note.startswith(
+        "not as published (train people: 2 here, 751 published; train pictures: 8 here, 12936 published;"
+    )
+    assert note.endswith(f"sightline data inspect market1501 {tmp_path} says more")
+    assert not any("published" in note for note in load_reid("market1501", tmp_path, SIZE, own=True).notes)
+
+
+@pytest.mark.parametrize("below", [pytest.param("", id="itself"), pytest.param("detected", id="the folder above")])
+def test_the_folder_of_cuhk03_s_other_boxes_is_refused(tmp_path, below):
+    for boxes in ("labeled", "detected"):
+        trees.market(tmp_path / boxes, ("{:04d}_c{}_1.png", "{:04d}_c{}_2.png"))
+    read = read_cuhk03(tmp_path / below, "detected")
+    assert read.root == tmp_path / "detected"
+    with pytest.raises(DataError, match=r"the labeled boxes, asked is cuhk03-detected: .* or take cuhk03-labeled"):
+        read_cuhk03(tmp_path / "labeled", "detected")
+
+
 def test_the_withdrawn_set_says_so_first(tmp_path):
     trees.market(tmp_path)
     assert "withdrawn by its owners in 2019" in load_reid("duke", tmp_path, SIZE).notes[0]
-    assert not any("withdrawn" in note for note in load_reid("market1501", tmp_path, SIZE).notes)
+    assert not any("withdrawn by" in note for note in load_reid("market1501", tmp_path, SIZE).notes)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from stream.errors import UsageError
 from tests.trainer.toy import Network, ToyRecipe, ToyTask, crops
 from tests.trainer.two_processes import PLAIN
 from trainer import checkpoint, distributed
@@ -87,8 +89,49 @@ def test_the_first_process_prepares_alone(out):
     assert [found["prepared_before"] for found in _found(out)] == [[], ["prepared0"]]
 
 
+FIRST_FAILS = """
+from stream.errors import DataError, SightlineError
+from trainer import distributed
+
+try:
+    with distributed.processes(), distributed.first_alone():
+        raise DataError("no such folder")
+except SightlineError as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_where_the_first_process_fails_the_others_say_whom_to_ask():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", FIRST_FAILS],
+            env=os.environ | common | {"RANK": str(rank), "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    first, second = (process.communicate(timeout=240)[0] for process in both)
+    assert first == "DataError: no such folder\n"
+    assert second.startswith("TrainingError: process 1 no longer reaches the others: one of them has ended")
+
+
 def test_alone_everything_stays_as_it_is():
     assert (distributed.rank(), distributed.world()) == (0, 1)
     values = torch.ones(2, requires_grad=True)
     assert distributed.mean(values) is values
     assert not distributed.gathered(values).requires_grad
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert distributed.device() == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(UsageError, match="started 5 processes or more and torch sees 2 GPUs: take --nproc-per-node 2"):
+        distributed.device()

@@ -69,6 +69,17 @@ def test_a_network_that_is_told_where_joints_are_is_judged_on_people_held_out(on
     assert 0 < crops_judge(held_out, (64, 32))(network, torch.device("cpu")) <= 1
 
 
+@pytest.mark.parametrize(
+    "cameras", [pytest.param([1, 2, 1, 2], id="one picture a camera"), pytest.param([1, 1, 2, 2], id="one camera each")]
+)
+def test_people_held_out_of_whom_none_can_be_searched_for_are_refused_before_training(cameras):
+    held_out = _crops([(0, 0, 255)] * 4, [3, 3, 5, 5], cameras)
+    with pytest.raises(
+        DataError, match=r"val_ids = 2: none of these people can be searched for: that takes two cameras"
+    ):
+        crops_judge(held_out, (64, 32))
+
+
 def test_erasing_wipes_the_same_pictures_out_each_time_and_about_as_many_as_asked():
     crops = _crops([(0, 0, 255)] * 200, [1] * 200, [1] * 200)
     clean = embed(MeanColour(), crops, (40, 20))

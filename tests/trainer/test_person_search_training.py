@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stream.errors import DataError
+from stream.errors import DataError, UsageError
 from tests.trainer import person_search_small as small
 from tests.trainer import trees
 from trainer import checkpoint
@@ -179,6 +179,14 @@ def test_a_data_set_of_crops_is_taken_by_its_name(tmp_path):
     task = prepare(small.recipe(data="market1501", root=str(root), input_hw=(64, 32)), workers=1, report=print).task
     assert set(small.losses(task)) == {"oim"}
     assert len(task.head.table) == 2
+
+
+def test_crops_are_not_blown_up_to_the_size_of_scenes(tmp_path):
+    recipe = small.recipe(data="market1501", root=str(trees.market(tmp_path)), input_hw=(900, 1500))
+    with pytest.raises(
+        UsageError, match=r"input_hw = \[900, 1500\] is for scenes, and market1501 has crops .* input_hw=\[256,128\]"
+    ):
+        prepare(recipe, workers=1, report=print)
 
 
 def test_the_rate_falls_to_a_tenth_after_25_of_50_epochs():

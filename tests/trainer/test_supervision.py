@@ -1,6 +1,7 @@
 """Joints and part labels that lie beside pictures."""
 
 import pickle
+import zlib
 
 import cv2
 import numpy as np
@@ -92,6 +93,26 @@ def test_a_malformed_annotation_counts_as_none_and_is_said(root, folder, content
         assert (data.train.parts[np.arange(8)] == UNKNOWN).all()
 
 
+def test_a_png_with_a_palette_is_no_part_label_and_is_said(root):
+    path = root.parent / "Market-1501-v15.09.15_ps_label" / f"{NAMES[0]}.png"
+    path.parent.mkdir(parents=True)
+    cv2.imwrite(str(path), np.full((64, 32), 3, np.uint8))
+    grey = path.read_bytes()
+    start = grey.index(b"IHDR")
+    head = grey[start : start + 13] + b"\x03" + grey[start + 14 : start + 17]  # colour type: palette
+    colours = b"PLTE" + bytes(24)
+    chunks = [grey[:start], head + _crc(head), len(colours[4:]).to_bytes(4, "big"), colours + _crc(colours)]
+    path.write_bytes(b"".join(chunks) + grey[start + 21 :])
+    assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape == (64, 32, 3)
+    data = load_reid("market1501", root, SIZE)
+    assert "train: 0 of 8 pictures have part labels" in data.notes
+    assert any("1 annotation files are malformed" in note and path.name in note for note in data.notes)
+
+
+def _crc(chunk):
+    return zlib.crc32(chunk).to_bytes(4, "big")
+
+
 def test_labels_out_of_range_mask_the_picture_instead_of_ending_the_epoch(root):
     save(root / "segmentation" / f"{NAMES[0]}.jpg.npy", np.full((64, 32), 8, np.uint8))
     (root / "segmentation" / f"{NAMES[1]}.npy").write_bytes(b"\x93NUMPY rubbish")
@@ -106,7 +127,7 @@ def test_pickled_labels_are_refused_with_the_way_to_get_ours(root):
 
     (root / "im_path_to_kpt.pkl").write_bytes(pickle.dumps(Trap()))
     data = load_reid("market1501", root, SIZE)
-    (note,) = [note for note in data.notes if "pickle" in note]
+    (note,) = [note for note in data.notes if "a pickle" in note]
     assert "never read" in note
     assert "sightline data annotate" in note
     assert data.train.joints is None

@@ -13,6 +13,7 @@ from trainer import drawn, supervision
 from trainer.cache import ShardReport
 from trainer.data import STORED_HW, Crops
 from trainer.datasets import synthetic
+from trainer.datasets.counts import count_listing, count_scenes, differing
 from trainer.datasets.listing import Listed, Listing
 from trainer.datasets.pictures import Resized
 from trainer.datasets.search import relabelled
@@ -34,6 +35,7 @@ def load_reid(
     seed: int = 1,
     val_ids: int = 0,
     train: bool = True,
+    own: bool = False,
     workers: int = 1,
     report: ShardReport = lambda done, of: None,
 ) -> ReidData:
@@ -46,6 +48,7 @@ def load_reid(
         seed: of what is drawn, and of who is held out.
         val_ids: so many training identities are held out as `ReidData.validation`.
         train: False for scoring alone: of `synthetic` nothing is drawn to learn from, and nobody is in `ReidData.train`.
+        own: the user's own pictures in the set's layout, whose counts are not held beside the published ones.
         workers, report: of what has to be drawn first.
 
     Raises:
@@ -62,7 +65,10 @@ def load_reid(
         if name not in REID:
             raise UsageError(unknown(name, REID_NAMES, SEARCH_NAMES, "whole scenes", "crops of people"))
         known = REID[name]
-        data = opened(known.read(folder_of(name, root)), size_hw)
+        listing = known.read(folder_of(name, root))
+        data = opened(listing, size_hw)
+        if not own:
+            data.notes.extend(_unlike(name, root, differing(count_listing(listing), known.published)))
         if known.warning:
             data.notes.insert(0, known.warning)
         if people:
@@ -90,8 +96,16 @@ def load_search(
         raise UsageError(unknown(name, SEARCH_NAMES, REID_NAMES, "crops of people", "whole scenes"))
     found = SEARCH[name].read(folder_of(name, root))
     data = found.data
+    unlike = _unlike(name, root, differing(count_scenes(data), SEARCH[name].published))
     learnt, identities = relabelled(data.train, people) if people else (data.train, data.identities)
-    return replace(data, train=learnt, identities=identities, notes=[*data.notes, *map(str, found.problems)])
+    return replace(data, train=learnt, identities=identities, notes=[*data.notes, *map(str, found.problems), *unlike])
+
+
+def _unlike(name: str, root: str | Path, differences: Sequence[str]) -> list[str]:
+    """One line where a set has not the published counts: scores of half a set, or of another, are no paper's."""
+    if not differences:
+        return []
+    return [f"not as published ({'; '.join(differences)}): sightline data inspect {name} {root} says more"]
 
 
 def folder_of(name: str, root: str | Path) -> Path:

@@ -22,7 +22,13 @@ def read_cuhk03(root: Path, boxes: Boxes) -> Listing:
     for folder in (root, root / "cuhk03_release"):
         if (folder / RAW).is_file():
             return _read_raw(folder, root, boxes)
-    return read_market(root, [boxes, f"cuhk03-np/{boxes}"], f"CUHK03-NP {boxes}")
+    listing = read_market(root, [boxes, f"cuhk03-np/{boxes}"], f"CUHK03-NP {boxes}")
+    other = "detected" if boxes == "labeled" else "labeled"
+    if listing.root.resolve().name == other:
+        raise DataError(
+            f"{root} holds the {other} boxes, asked is cuhk03-{boxes}: name the folder above, or take cuhk03-{other}"
+        )
+    return listing
 
 
 def _read_raw(folder: Path, root: Path, boxes: Boxes) -> Listing:

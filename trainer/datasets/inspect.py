@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from stream.errors import DataError, UsageError
 from trainer import supervision
-from trainer.data import NOBODY, UNLABELLED, Scenes
+from trainer.data import NOBODY, Scenes
 from trainer.datasets import REID_NAMES, SEARCH_NAMES, folder_of, load_reid, load_search, opened, unknown
+from trainer.datasets.counts import count_crops, count_listing, count_scenes, differing
 from trainer.datasets.listing import Finding, Listed, Listing, SearchListing, several
 from trainer.datasets.pictures import Source, workers
 from trainer.datasets.search import named, people_of
-from trainer.datasets.sets import SearchData
 from trainer.datasets.sheet import CROP_HW, crops_sheet, scenes_sheet, stacked
 from trainer.datasets.table import REID, SEARCH, ReidSet
+from trainer.metrics import answerable
 
 U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
@@ -42,38 +43,6 @@ class Inspection:
     """As many of the same names as the authors publish."""
     notes: list[str] = field(default_factory=list)
     problems: list[Finding] = field(default_factory=list)
-
-
-def count_crops(train: I64, query: I64, gallery: I64, cameras: I64, junk: int) -> dict[str, int]:
-    """Counts of a set of crops, from the people of its splits."""
-    return {
-        "train people": len(np.unique(train)),
-        "train pictures": len(train),
-        "query people": len(np.unique(query)),
-        "query pictures": len(query),
-        "gallery people": len(np.unique(gallery[gallery != 0])),
-        "gallery pictures": len(gallery),
-        "distractor pictures": int((gallery == 0).sum()),
-        "junk pictures": junk,
-        "cameras": len(np.unique(cameras)),
-    }
-
-
-def count_scenes(data: SearchData) -> dict[str, int]:
-    """Counts of a set of scenes."""
-    train, test = people_of(data.train), people_of(data.test)
-    cameras = [each.cameras for each in (data.train, data.test) if each.cameras is not None]
-    return {
-        "train frames": len(train),
-        "train people": data.identities,
-        "test frames": len(test),
-        "test people": len(np.unique(test[named(test)])),
-        "queries": len(data.queries.people),
-        "boxes": int((train != NOBODY).sum() + (test != NOBODY).sum()),
-        "boxes with a name": int(named(train).sum() + named(test).sum()),
-        "boxes without a name": int((train == UNLABELLED).sum() + (test == UNLABELLED).sum()),
-        "cameras": len(np.unique(np.concatenate(cameras))),
-    }
 
 
 def inspect(name: str, root: Path | None, people: int, processes: int, report: Report) -> tuple[Inspection, U8 | None]:
@@ -119,9 +88,8 @@ def _inspect_drawn(name: str, people: int, processes: int, report: Report) -> tu
 def inspect_crops(listing: Listing, title: str, published: Mapping[str, int], report: Report) -> Inspection:
     """Open every picture and annotation of a set of crops and hold its labels against each other."""
     splits = {"train": listing.train, "query": listing.query, "gallery": listing.gallery}
-    cameras = np.concatenate([split.cameras for split in splits.values()])
-    counts = count_crops(listing.train.people, listing.query.people, listing.gallery.people, cameras, listing.junk)
-    problems = [*listing.problems, *_differing(counts, published), *_labels(listing)]
+    counts = count_listing(listing)
+    problems = [*listing.problems, *map(Finding, differing(counts, published)), *_labels(listing)]
     notes = [*listing.notes]
     total = sum(len(split.people) for split in splits.values())
     done, seen = 0, dict[str, str]()
@@ -139,7 +107,7 @@ def inspect_scenes(listing: SearchListing, title: str, published: Mapping[str, i
     """Open every frame of a set of scenes and hold its boxes against it."""
     data = listing.data
     counts = count_scenes(data)
-    problems = [*listing.problems, *_differing(counts, published)]
+    problems = [*listing.problems, *map(Finding, differing(counts, published))]
     total, done = len(data.train.xyxy) + len(data.test.xyxy), 0
     for name, scenes in (("train", data.train), ("test", data.test)):
         problems += _boxes(name, scenes, partial(_told, report, done, total))
@@ -157,14 +125,6 @@ def _told(report: Report, before: int, total: int, done: int) -> None:
     report(before + done, total)
 
 
-def _differing(counts: Mapping[str, int], published: Mapping[str, int]) -> list[Finding]:
-    return [
-        Finding(f"{name}: {counts[name]} here, {expected} published")
-        for name, expected in published.items()
-        if counts[name] != expected
-    ]
-
-
 def _labels(listing: Listing) -> list[Finding]:
     """What the labels alone tell."""
     test = Listed(
@@ -177,17 +137,9 @@ def _labels(listing: Listing) -> list[Finding]:
         pairs = np.unique(np.stack([split.people, split.cameras], 1), axis=0)[:, 0]
         who, under = np.unique(pairs if name == "train" else pairs[pairs != 0], return_counts=True)
         problems += several([str(each) for each in who[under == 1]], f"people of {name} are seen by one camera alone")
-    gallery = set(zip(listing.gallery.people.tolist(), listing.gallery.cameras.tolist(), strict=True))
-    cameras_of: dict[int, set[int]] = {}
-    for person, camera in gallery:
-        cameras_of.setdefault(person, set()).add(camera)
-    unanswered = [
-        listing.query.source.names[row]
-        for row, (person, camera) in enumerate(
-            zip(listing.query.people.tolist(), listing.query.cameras.tolist(), strict=True)
-        )
-        if not cameras_of.get(person, set()) - {camera}
-    ]
+    query, gallery = listing.query, listing.gallery
+    answered = answerable(query.people, query.cameras, gallery.people, gallery.cameras)
+    unanswered = [query.source.names[row] for row in np.flatnonzero(~answered).tolist()]
     return problems + several(unanswered, "queries have no right answer under another camera and are not scored")
 
 
