@@ -10,11 +10,10 @@ import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
 from deploy import adopt_graph, metadata
 from deploy.adopt_graph import BoxFormat, Colour, Layout
-from deploy.backends.onnxruntime import OnnxRuntimeBackend, run_once
+from deploy.backends.onnxruntime import OnnxRuntimeBackend, run_each
 from deploy.bundle import Bundle, write_bundle
 from deploy.thresholds import check_defaults
 from stream.errors import AdoptError, BundleError
@@ -23,6 +22,9 @@ from stream.model import Backend, Links, ModelCard
 MAX_BATCH = {"detector": 8, "embedder": 32}  # larger ones gain nothing on a CPU and take memory
 ALONE = {"embedding": 1e-4, "scores": 1e-4, "boxes": 0.05}  # how far an image in a batch may be from itself alone
 ALONE_RELATIVE = 1e-3  # or in shares of the value
+SHARES_END = 2.0
+"""Boxes in shares of the picture end at 1 and a little beyond; in pixels, of so many boxes some end far beyond."""
+SUPPRESSED = "a choice of boxes is inside; export it without, with a score per class for every box"
 GOLDEN_PICTURES = 3
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -108,7 +110,8 @@ def adopt(
     theirs = adopt_graph.parse(data, where)
     layout = adopt_graph.layout_of(theirs, where, input_hw)
     taken = _output(theirs, output, where)
-    returned = _returned(theirs, layout, taken, where)
+    pictures = check_pictures(layout.size_hw)
+    returned = _returned(theirs, layout, recipe, taken, pictures, where)
     card = ModelCard(
         name=name,
         version=version,
@@ -117,6 +120,7 @@ def adopt(
         outputs=_outputs(recipe, returned, layout, where),
         max_batch=1,
         embedding_size=returned[1] if recipe.kind == "embedder" else None,
+        precision=adopt_graph.precision_of(theirs, layout),
         synthetic_only=False,
         data_sets=recipe.data_sets,
         licence=licence,
@@ -125,17 +129,19 @@ def adopt(
         digest="",
     )
     check_defaults(card)
-    pictures = check_pictures(layout.size_hw)
     model, notes = _rewritten(theirs, layout, recipe, card, taken, open_batch=False)
     alone = _answers(model, card, pictures, where)
-    _check_values(alone, layout, where)
+    _check_values(alone, layout, returned, where)
     opened, repairs = _rewritten(theirs, layout, recipe, card, taken, open_batch=True)
     batched = msgspec.structs.replace(card, max_batch=MAX_BATCH[recipe.kind])
     differs = _differs(opened, batched, pictures, alone)
     if differs is None:
         model, card, notes = opened, batched, [*repairs, "each image of a batch equals itself alone"]
     else:
-        notes = [f"takes one image at a time: in a batch {differs}"]
+        remedy = "; exported with an open batch axis it may take more" if layout.fixed_batch else ""
+        notes = [f"takes one image at a time: in a batch {differs}{remedy}"]
+    if card.precision != "fp32":
+        notes.append(f"computes in {card.precision}, as the file does")
     golden: dict[str, NDArray[np.generic]] = {"inputs": pictures[:GOLDEN_PICTURES]}
     golden |= {key: array[:GOLDEN_PICTURES] for key, array in alone.items()}
     links = None
@@ -170,15 +176,20 @@ def _output(theirs: onnx.ModelProto, wanted: str | None, where: str) -> str:
     return adopt_graph.PREFIX + (wanted or names[0])
 
 
-def _returned(theirs: onnx.ModelProto, layout: Layout, output: str, where: str) -> tuple[int, ...]:
-    """The shape that the untouched graph really returns for one image; it must be the declared one."""
-    h, w = layout.size_hw
-    shape = (1, 3, h, w) if layout.channels_first else (1, h, w, 3)
-    picture = np.zeros(shape, helper.tensor_dtype_to_np_dtype(layout.element))
+def _returned(
+    theirs: onnx.ModelProto, layout: Layout, recipe: Recipe, output: str, pictures: NDArray[np.uint8], where: str
+) -> tuple[int, ...]:
+    """The shape that the graph really returns for one image; it must be the declared one, and the same for every image."""
+    model = onnx.ModelProto()
+    model.CopyFrom(theirs)
+    adopt_graph.pin_batch(model)
+    _take_pixels(model, layout, recipe)
+    black = np.zeros_like(pictures[:1])
     try:
-        returned = run_once(theirs.SerializeToString(), layout.name, picture, output).shape
+        given = [each[output] for each in run_each(model.SerializeToString(), np.concatenate([black, pictures]))]
     except BundleError as error:
         raise AdoptError(f"{where}: {str(error).partition(': ')[2]}") from error
+    returned = given[0].shape
     declared = adopt_graph.declared_shape(theirs, output)
     if declared and (
         len(declared) != len(returned)
@@ -187,7 +198,24 @@ def _returned(theirs: onnx.ModelProto, layout: Layout, output: str, where: str) 
         raise AdoptError(
             f"{where}: declares an output {adopt_graph.said(declared)} and returns {adopt_graph.said(returned)}; export it again"
         )
+    if other := [one.shape for one in given if one.shape != returned]:
+        hint = SUPPRESSED if recipe.kind == "detector" else "expected one vector per image"
+        raise AdoptError(
+            f"{where}: returns {adopt_graph.said(returned)} for one picture and {adopt_graph.said(other[0])} for another: {hint}"
+        )
+    if recipe.kind == "detector" and len(returned) == 3:
+        _check_scores(np.concatenate(given), where)
     return tuple(returned)
+
+
+def _check_scores(given: NDArray[np.float32], where: str) -> None:
+    """Raises `AdoptError` where one of the values behind a box, (n, boxes, 4 + more), is the number of its class."""
+    for place in range(4, given.shape[2]):
+        values = given[:, :, place]
+        if values.max(initial=0) > 1 and np.all(values == np.rint(values)):
+            raise AdoptError(
+                f"{where}: value {place + 1} of a box is a whole number up to {values.max():.0f}, its class it seems: {SUPPRESSED}"
+            )
 
 
 def _outputs(recipe: Recipe, returned: tuple[int, ...], layout: Layout, where: str) -> dict[str, tuple[int, ...]]:
@@ -201,7 +229,7 @@ def _outputs(recipe: Recipe, returned: tuple[int, ...], layout: Layout, where: s
         return {"embedding": (returned[1],)}
     values = 4 + recipe.objectness + recipe.person + 1
     if len(returned) != 3 or returned[0] != 1 or returned[2] < values:
-        raise AdoptError(f"{said}, expected (1, boxes, at least {values} values)")
+        raise AdoptError(f"{said}, expected (1, boxes, at least {values} values), a box and its scores in one output")
     if recipe.boxes == "yolox-grid" and returned[1] != adopt_graph.anchors_of(layout.size_hw):
         h, w = layout.size_hw
         raise AdoptError(f"{said}, expected {adopt_graph.anchors_of(layout.size_hw)} boxes, YOLOX's for {h}x{w}")
@@ -215,7 +243,7 @@ def _rewritten(
     model = onnx.ModelProto()
     model.CopyFrom(theirs)
     notes = adopt_graph.open_batch(model, layout) if open_batch else adopt_graph.pin_batch(model)
-    adopt_graph.take_pixels(model, layout, colour=recipe.colour, scale=recipe.scale, mean=recipe.mean, std=recipe.std)
+    _take_pixels(model, layout, recipe)
     if recipe.kind == "embedder":
         adopt_graph.give_embedding(model, output, card.outputs["embedding"][0])
     else:
@@ -231,6 +259,10 @@ def _rewritten(
     return model.SerializeToString(), notes
 
 
+def _take_pixels(model: onnx.ModelProto, layout: Layout, recipe: Recipe) -> None:
+    adopt_graph.take_pixels(model, layout, colour=recipe.colour, scale=recipe.scale, mean=recipe.mean, std=recipe.std)
+
+
 def _answers(model: bytes, card: ModelCard, pictures: NDArray[np.uint8], where: str) -> dict[str, NDArray[np.float32]]:
     try:
         return OnnxRuntimeBackend(model, card).infer(pictures)
@@ -238,7 +270,9 @@ def _answers(model: bytes, card: ModelCard, pictures: NDArray[np.uint8], where: 
         raise AdoptError(f"{where}: {str(error).partition(': ')[2]}") from error
 
 
-def _check_values(answers: dict[str, NDArray[np.float32]], layout: Layout, where: str) -> None:
+def _check_values(
+    answers: dict[str, NDArray[np.float32]], layout: Layout, returned: tuple[int, ...], where: str
+) -> None:
     """Raises `AdoptError` where the values cannot be what they are declared to be: usually the wrong preset."""
     for name, array in answers.items():
         if not np.isfinite(array).all():
@@ -249,10 +283,18 @@ def _check_values(answers: dict[str, NDArray[np.float32]], layout: Layout, where
             raise AdoptError(
                 f"{where}: gives the same vector for unlike pictures; is this its preset, its colour scale?"
             )
-    else:
-        scores = answers["scores"]
-        if scores.min() < -1e-3 or scores.max() > 1 + 1e-3:
-            raise AdoptError(f"{where}: scores run from {scores.min():.2f} to {scores.max():.2f}, expected 0 to 1")
+        return
+    scores, boxes = answers["scores"], answers["boxes"]
+    if scores.min() < -1e-3 or scores.max() > 1 + 1e-3:
+        hint = ""
+        if returned[1] < returned[2]:
+            hint = f"; it returns {adopt_graph.said(returned)}, values before boxes it seems: export it with boxes before values"
+        raise AdoptError(f"{where}: scores run from {scores.min():.2f} to {scores.max():.2f}, expected 0 to 1{hint}")
+    if (largest := float(np.abs(boxes).max())) < SHARES_END:
+        raise AdoptError(
+            f"{where}: boxes reach to {largest:.2f}, shares of the picture it seems; expected pixels of the input, "
+            f"{layout.size_hw[0]}x{layout.size_hw[1]}"
+        )
 
 
 def _differs(

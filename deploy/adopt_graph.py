@@ -6,15 +6,18 @@ Three steps, each a function: open the batch axis and undo what mixes images (`o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, compose, helper, numpy_helper, shape_inference
+from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference
 
 from deploy.bundle import OLDEST_OPSET
+from deploy.precision_graph import LAYERS, lift_constants
 from stream.errors import AdoptError
+from stream.model import Precision
 
 Colour = Literal["rgb", "bgr"]
 BoxFormat = Literal["yolox-grid", "cxcywh", "xyxy"]
@@ -46,7 +49,10 @@ class Layout:
 
 
 def parse(data: bytes, where: str) -> onnx.ModelProto:
-    """Bytes -> model, its names prefixed so that ours never clash. Raises `AdoptError` where it is no usable ONNX."""
+    """Bytes -> model, its names prefixed so that ours never clash, its functions inlined, since not every runtime knows them.
+
+    Raises `AdoptError` where it is no usable ONNX.
+    """
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's DecodeError, and what its C++ side makes of deep nesting
@@ -54,7 +60,10 @@ def parse(data: bytes, where: str) -> onnx.ModelProto:
     if not model.graph.node or not model.graph.output:
         raise AdoptError(f"{where}: is no ONNX file, or one without a graph; expected one as exported by its project")
     if any(one.data_location == TensorProto.EXTERNAL for one in model.graph.initializer):
-        raise AdoptError(f"{where}: keeps its weights in other files; save it as a single file first")
+        raise AdoptError(
+            f"{where}: keeps its weights in other files; save it as a single file: python -c "
+            f'\'import onnx; onnx.save(onnx.load("{Path(where).name}"), "single.onnx")\''
+        )
     opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
     if opset < OLDEST_OPSET:
         raise AdoptError(f"{where}: is of opset {opset}, at least {OLDEST_OPSET} is needed; export it again")
@@ -63,13 +72,41 @@ def parse(data: bytes, where: str) -> onnx.ModelProto:
     del model.graph.input[:]
     model.graph.input.extend(inputs)  # old exporters list weights as inputs too
     model.ir_version = max(model.ir_version, 4)  # and before 4 they had to
-    return compose.add_prefix(model, PREFIX)
+    if model.functions:
+        try:
+            model = inliner.inline_local_functions(model)
+        except Exception as error:  # its C++ side has several
+            raise AdoptError(
+                f"{where}: its local functions do not fit together ({str(error)[:200]}); export it again"
+            ) from error
+    lift_constants(model)
+    _prefix(model.graph)
+    return model
+
+
+def _prefix(graph: onnx.GraphProto) -> None:
+    """Every name of a graph and of the graphs in its nodes, which see the names around them."""
+    del graph.quantization_annotation[:]  # names tensors too, and nobody reads it
+    for one in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        one.name = PREFIX + one.name
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = PREFIX + sparse.values.name
+    for node in graph.node:
+        node.input[:] = [name and PREFIX + name for name in node.input]
+        node.output[:] = [name and PREFIX + name for name in node.output]
+        node.name = node.name and PREFIX + node.name
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                _prefix(inner)
 
 
 def layout_of(model: onnx.ModelProto, where: str, input_hw: tuple[int, int] | None = None) -> Layout:
     """Read the input's layout off its shape; `input_hw` where the graph leaves the size open. Raises `AdoptError`."""
     if len(model.graph.input) != 1:
-        raise AdoptError(f"{where}: takes {len(model.graph.input)} inputs, expected one, the picture")
+        names = ", ".join(one.name.removeprefix(PREFIX) for one in model.graph.input)
+        raise AdoptError(
+            f"{where}: takes {names or 'no input'}, expected one input, the picture; export it without the rest"
+        )
     value = model.graph.input[0]
     shape = _shape(value)
     takes = f"{where}: takes {said(shape)}"
@@ -101,7 +138,7 @@ def open_batch(model: onnx.ModelProto, layout: Layout) -> list[str]:
     A reduction over axis 0 of size 1 changes nothing for one image and mixes images in a batch: the axis is taken out. A
     reshape to a fixed first axis of 1 gets an open one. Whether that was all is for the caller to measure.
     """
-    shapes = _inferred(model, layout)
+    shapes = {one.name: _shape(one) for one in _inferred(model, layout)}
     constants = _constants(model)
     reduced = reshaped = 0
     for place, node in enumerate(model.graph.node):
@@ -277,8 +314,18 @@ def _keep_images_apart(
     return True
 
 
-def _inferred(model: onnx.ModelProto, layout: Layout) -> dict[str, list[int | None]]:
-    """Shapes of all values for one image, by name."""
+def precision_of(model: onnx.ModelProto, layout: Layout) -> Precision:
+    """What a graph computes in: int8 where it rounds its values to that, fp16 where a learned layer takes them."""
+    if any(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in model.graph.node):
+        return "int8"
+    kinds = {one.name: one.type.tensor_type.elem_type for one in _inferred(model, layout)}
+    kinds |= {one.name: one.data_type for one in model.graph.initializer}
+    taken = {kinds.get(name) for node in model.graph.node if node.op_type in LAYERS for name in node.input}
+    return "fp16" if TensorProto.FLOAT16 in taken else "fp32"
+
+
+def _inferred(model: onnx.ModelProto, layout: Layout) -> list[onnx.ValueInfoProto]:
+    """Types and shapes of all values for one image."""
     single = onnx.ModelProto()
     single.CopyFrom(model)
     _set_batch(single, 1)
@@ -293,25 +340,17 @@ def _inferred(model: onnx.ModelProto, layout: Layout) -> dict[str, list[int | No
     try:
         inferred = shape_inference.infer_shapes(single, data_prop=True)
     except shape_inference.InferenceError:  # nothing is known then, so nothing is repaired, and the batch test decides
-        return {}
-    return {one.name: _shape(one) for one in (*inferred.graph.value_info, *inferred.graph.input)} | {
-        one.name: _shape(one) for one in inferred.graph.output
-    }
+        return []
+    return [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
-    """Small integer constants, initializers and Constant nodes alike."""
-    found = {
+    """Small integer constants."""
+    return {
         one.name: numpy_helper.to_array(one)
         for one in model.graph.initializer
         if one.data_type == TensorProto.INT64 and len(one.dims) <= 1
     }
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            value = numpy_helper.to_array(node.attribute[0].t)
-            if value.dtype == np.int64 and value.ndim <= 1:
-                found[node.output[0]] = value
-    return found
 
 
 def _finish(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], outputs: dict[str, tuple[int, ...]]) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from deploy import gate
 from deploy.bundle import Bundle, write_bundle
-from deploy.export import MAX_BATCH, to_onnx
+from deploy.export import MAX_BATCH, chooses, to_onnx
 from deploy.export_search import SearchDetect, served_hw, to_graphs
 from stream.model import ModelCard
 from trainer import checkpoint
@@ -62,6 +63,7 @@ def random_bundle(name: str, recipe: Recipe, folder: Path) -> tuple[Bundle, Torc
         outputs={key: values.shape[1:] for key, values in outputs.items()},
         max_batch=MAX_BATCH.get(kind, 1),  # a person search takes one scene
         embedding_size=outputs["embedding"].shape[-1] if "embedding" in outputs else None,
+        min_cosine=gate.HARD_CHOICES_MIN_COSINE if chooses(model) else None,
         synthetic_only=True,
         licence="Apache-2.0",
         source="random weights",

@@ -13,7 +13,7 @@ from deploy import engine, engine_build, engine_check
 from deploy.backends.trt import plan_of
 from deploy.bundle import MODEL, load_bundle
 from deploy.engine import PLAN, Profile
-from stream.errors import EngineError, UsageError
+from stream.errors import UsageError
 
 
 def check(given: str, console: Console) -> tuple[dict[str, Any], bool]:
@@ -46,11 +46,8 @@ def build(
         )
     bundle = load_bundle(given)
     report = engine_check.check(engine_build.prepared(bundle.model))
-    if report.unsupported:
-        more = f" and {len(report.unsupported) - 1} more" if len(report.unsupported) > 1 else ""
-        raise EngineError(
-            f"{bundle.path}: TensorRT's parser does not take {report.unsupported[0]}{more}: `sightline build --check {given}` lists them"
-        )
+    for one in report.unsupported:
+        console.print(f"[yellow]look[/] {one}: so says the list of TensorRT {report.tensorrt}; the parser decides")
     with _shown(console) as (say, progress):
         plan, sidecar = plan_of(
             bundle,

@@ -7,6 +7,7 @@ site over, 130 interrupted before the work was done.
 import contextlib
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -25,6 +26,8 @@ from stream.errors import SightlineError
 INTERRUPTED = 130
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What the machine lacks where a write fails: no mistake of ours."""
+NOWHERE_TO_KEEP = "no locator available"
+"""Numba's words where it can keep what it compiles neither beside its source nor in the user's cache folder."""
 OUT_OF_MEMORY = "OutOfMemoryError"
 """Torch's name for a GPU whose memory is full: by name, for most commands never import torch."""
 
@@ -62,6 +65,12 @@ def app() -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``sightline`` script: run one command and exit with its status."""
     signal.signal(signal.SIGTERM, _interrupt)  # workers set their own, which ends them with status 0
+    if isinstance(sys.stdout, io.TextIOWrapper):  # it is None where it was closed
+        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 has no arrows
+    try:
+        Path.home()
+    except RuntimeError:  # neither HOME nor an account: as container runtimes have it
+        os.environ["HOME"] = "/"
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if given[0] in SERVING:  # before numpy is imported
         for library in ("OMP", "OPENBLAS", "MKL"):
@@ -93,6 +102,9 @@ def status_of(arguments: list[str], commands: typer.Typer | None = None) -> int:
         _say(f"{where}: {(error.strerror or 'cannot be written').lower()}: free some room, or name another place")
         return 1
     except Exception as error:
+        if NOWHERE_TO_KEEP in str(error):
+            _say("nothing can be drawn: point SIGHTLINE_CACHE and NUMBA_CACHE_DIR to folders that can be written")
+            return 1
         if type(error).__name__ != OUT_OF_MEMORY:
             return _our_mistake(error, arguments)
         said = ". ".join(mask(str(error)).split(". ")[:3])  # what follows is torch's advice to programmers

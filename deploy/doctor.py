@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 
 from deploy.settings import Runtime, Settings, compute_of
+from deploy.state import keeps_state
 from detector.settings import DetectorSettings
 from ingest.settings import CameraSettings
-from ingest.synthetic.clip import scene_folder
 from ingest.synthetic.scene import parse_url
 from reid.settings import EmbedderSettings
 from stream.cores import usable_cores
@@ -48,8 +48,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 def examine(settings: Settings | None, state: Path) -> Iterator[Finding]:
     """Findings as they come; without settings those of the machine and the shipped bundles alone."""
-    drawn = [parse_url(c.url)[0] for c in settings.camera if c.kind == "synthetic"] if settings else []
-    yield machine(state, {scene_folder(scene) for scene in drawn})
+    kept = settings is None or keeps_state(settings)
+    yield machine(state, _caches(settings) if settings else (), keeps=kept)
     yield from bundles(settings)
     if settings is None:
         return
@@ -61,9 +61,20 @@ def examine(settings: Settings | None, state: Path) -> Iterator[Finding]:
         yield from pool.map(camera, settings.camera)
 
 
-def machine(state: Path, caches: Iterable[Path] = ()) -> Finding:
-    """Processors and disk; that the state folder, and `caches` of drawn scenes, may be written."""
-    for folder, option in ((state, "--state"), *((cache, "SIGHTLINE_CACHE") for cache in caches)):
+def _caches(settings: Settings) -> set[Path]:
+    """Folders of the scenes that its cameras show."""
+    drawn = [parse_url(camera.url)[0] for camera in settings.camera if camera.kind == "synthetic"]
+    if not drawn:
+        return set()
+    from ingest.synthetic.clip import scene_folder  # with numba, which must keep what it compiles somewhere
+
+    return {scene_folder(scene) for scene in drawn}
+
+
+def machine(state: Path, caches: Iterable[Path] = (), *, keeps: bool = True) -> Finding:
+    """Processors and disk; that the state folder, where the site `keeps` anything, and `caches` of drawn scenes may be written."""
+    states = [(state, "--state")] if keeps else []
+    for folder, option in (*states, *((cache, "SIGHTLINE_CACHE") for cache in caches)):
         there = _nearest(folder)
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             said = f"{folder} cannot be made or written: {there} is {'not ours to write' if there.is_dir() else 'no folder'}"
@@ -78,7 +89,7 @@ def machine(state: Path, caches: Iterable[Path] = ()) -> Finding:
 
 def _nearest(folder: Path) -> Path:
     """The folder, or of those above it the first that is there."""
-    return next(each for each in (folder, *folder.parents) if each.exists())
+    return next(each for each in (folder, *folder.parents) if os.access(each, os.F_OK))
 
 
 def bundles(settings: Settings | None) -> Iterator[Finding]:
@@ -179,8 +190,6 @@ def camera(settings: CameraSettings) -> Finding:
 
 
 def _synthetic(settings: CameraSettings) -> Finding:
-    from ingest.synthetic.scene import parse_url
-
     scene, _, pace = parse_url(settings.url)
     found = f"drawn here: {scene.width}x{scene.height} at {scene.fps:g} fps, {scene.seconds:g} s, pace {pace}"
     return Finding(check=f"camera {settings.id}", status="ok", found=found)

@@ -102,7 +102,7 @@ def _configure(
     profile = builder.create_optimization_profile()
     height, width = bundle.card.input_hw
     sizes = (target.profile.least, target.profile.best, target.profile.most)
-    least, best, most = (trt.Dims4((size, height, width, 3)) for size in sizes)
+    least, best, most = (trt.Dims4([size, height, width, 3]) for size in sizes)
     profile.set_shape(_input_name(graph, bundle), least, best, most)
     if config.add_optimization_profile(profile) < 0:
         raise EngineError(f"{bundle.card.name}: TensorRT refuses batches of {sizes[0]} to {sizes[2]}; give other sizes")

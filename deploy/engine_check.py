@@ -5,6 +5,7 @@ succeeds: only the parser itself knows. But it says in a second which node to lo
 """
 
 import functools
+import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, inliner, numpy_helper
 
 from deploy.bundle import MAX_BYTES, MODEL
 from stream.errors import EngineError
@@ -97,25 +98,25 @@ def published() -> _List:
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """The graph of an ONNX file. Raises `EngineError` where it is none."""
+    """The graph of an ONNX file, with the weights of its side files, its functions inlined. Raises `EngineError` where it is none."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES[MODEL] + 1)
+            size = file.seek(0, os.SEEK_END)
     except OSError as error:
         raise EngineError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(data) > MAX_BYTES[MODEL]:
+    if size > MAX_BYTES[MODEL]:
         raise EngineError(f"{path}: more than {MAX_BYTES[MODEL]} bytes, which no model here has")
     try:
-        model = onnx.load_from_string(data)
-        onnx.checker.check_model(model)
+        model = onnx.load(path)
+        onnx.checker.check_model(onnx.shape_inference.infer_shapes(model))  # which asks for shapes that files leave out
+        return inliner.inline_local_functions(model) if model.functions else model
     except Exception as error:  # of protobuf and of onnx, without a common base but this
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise EngineError(f"{path}: is no ONNX graph ({said[0][:200]})") from error
-    return model
 
 
 def check(model: onnx.ModelProto) -> Report:
-    """Every node, those of subgraphs and of local functions too."""
+    """Every node of a graph without local functions, those of subgraphs too."""
     opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
     known = published()
     smallest, largest = known.opsets
@@ -126,13 +127,11 @@ def check(model: onnx.ModelProto) -> Report:
         )
     visited = list(_visit(_Graph.of(_with_types(model).graph, None)))
     found += [Unsupported(_name(node), node.op_type, why) for node, why in visited if why]
-    functions = [node for function in model.functions for node in function.node]
-    found += [Unsupported(_name(node), node.op_type, why) for node in functions if (why := _unknown(node))]
     used = {node.op_type for node, _ in visited}
     notes = {name: rule.note for name, rule in sorted(known.conditions.items()) if rule.note and name in used}
     return Report(
         opset=opset,
-        nodes=len(visited) + len(functions),
+        nodes=len(visited),
         tensorrt=known.tensorrt,
         unsupported=tuple(found),
         notes=notes,

@@ -2,8 +2,9 @@
 
 import errno
 import os
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import msgspec
 import typer
@@ -36,6 +37,11 @@ STDOUT = Path("-")
 
 
 class _Console(Console):
+    @property
+    def is_terminal(self) -> bool:
+        """Whether lines can be drawn over: not on a dumb terminal, which gets plain ones."""
+        return super().is_terminal and self._environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
     def on_broken_pipe(self) -> None:
         """Whoever read us has had enough, as `head` has: no failure."""
         try:
@@ -61,11 +67,22 @@ class Output:
         """Write `value` as JSON, indented, where ``--json`` says; nothing without it."""
         if self.json_path is None:
             return
-        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
         if self.json_path == STDOUT:
-            typer.echo(text, nl=False)
+            written(sys.stdout.buffer, text)
         else:
-            self.json_path.write_text(text, encoding="utf-8")
+            self.json_path.write_bytes(text)
+
+
+def written(file: IO[bytes], data: bytes) -> bool:
+    """Write at once; False where whoever read `file`, standard output, has had enough, as `head` has."""
+    try:
+        file.write(data)
+        file.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # for what Python still flushes at its end
+        return False
+    return True
 
 
 def check_writable(option: str, path: Path) -> None:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
+from deploy.backends.auto import version_of
 from deploy.score import Linking, Score, TrueBoxes, latency_ms, score
-from deploy.settings import Settings, compute_of
+from deploy.settings import Settings, compute_of, settings_of
 from deploy.view import View
 from deploy.wiring import run_site
 from ingest.synthetic.scene import SceneSettings
@@ -25,7 +25,9 @@ from ingest.synthetic.truth import Truth, pictures, truth
 from stream.messages import CameraState, Embeddings, MatchEvent
 
 FPS = 5.0  # pictures analysed per camera and second
-PACKAGES = ("sightline", "onnxruntime", "av", "numpy", "opencv-python-headless", "kafka-python", "redis", "numba")
+PACKAGES = (
+    "sightline", "onnxruntime", "openvino", "av", "numpy", "opencv-python-headless", "kafka-python", "redis", "numba"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,10 @@ class Played:
 def site(
     scene: SceneSettings, *, fast: bool, kafka: str | None = None, redis: str | None = None, name: str = "demo"
 ) -> Settings:
-    """The site file of a scene: one camera per view, a key that follows from the seed."""
+    """The site file of a scene: one camera per view, a key that follows from the seed.
+
+    Raises `SettingsError` where `kafka` or `redis` is no address.
+    """
     data: dict[str, Any] = {
         "site": {"name": name, "key": hashlib.sha256(f"{name} {scene.seed}".encode()).hexdigest()},
         "camera": [
@@ -67,7 +72,7 @@ def site(
         **({"redis": {"url": redis}} if redis else {}),
         "compute": compute_of(os.environ),
     }
-    return Settings.model_validate(data)
+    return settings_of(data, "the options")
 
 
 def play(
@@ -152,7 +157,7 @@ def figures(scene: SceneSettings, played: Played, judged: Score, *, fast: bool, 
         "latency_ms": latency,
         "realtime_factor": _rounded(scene.seconds / played.wall_s),
         "cpu_ms_per_camera_second": round(1000 * played.cpu_s / camera_seconds, 1),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version()} | {name: v for name in PACKAGES if (v := version_of(name))},
     }
 
 

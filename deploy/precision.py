@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from deploy import precision_half, precision_int8
 from deploy.backends.onnxruntime import run_each
 from deploy.precision_graph import Graph, fold_norms
-from stream.errors import UsageError
+from stream.errors import BundleError, UsageError
 from stream.model import Precision
 
 LEAST_PICTURES = 64
@@ -45,6 +45,8 @@ def convert(
     if precision == "int8":
         return precision_int8.to_int8(graph, calibration, report)
     places = precision_half.candidates(graph)
+    if not places:
+        raise BundleError("no layer of this network can be fp16: keep the graph as it is")
     nodes = [graph.nodes[place] for place in places]
     names = {name for node in nodes for name in (*node.input, *node.output) if name and name not in graph.constants}
     largest = dict.fromkeys(sorted(filter(graph.is_float, names)), 0.0)

@@ -18,7 +18,7 @@ LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "GRU"}
 
 OLDEST_OPSET = 13
 """The first in which int8 weights have a range per channel; graphs of adopted models may be older and are brought there."""
-MOVERS = {"Concat", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+MOVERS = {"Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 class Graph:
@@ -31,7 +31,7 @@ class Graph:
 
     def __init__(self, model: bytes) -> None:
         self.model = _at_least(OLDEST_OPSET, onnx.load_model_from_string(model))
-        _lift_constants(self.model)
+        lift_constants(self.model)
         self.update()
         if self._join_constants():
             self.update()
@@ -53,7 +53,13 @@ class Graph:
                 raise BundleError(f"{said(node)} holds a graph of its own: its precision cannot be changed, keep fp32")
             for name in filter(None, node.input):
                 self.takers[name].append(place)
-        inferred = shape_inference.infer_shapes(self.model, data_prop=True).graph
+        try:
+            inferred = shape_inference.infer_shapes(self.model, data_prop=True).graph
+        except shape_inference.InferenceError as error:
+            raise BundleError(
+                f"the shapes of the graph's values do not fit together ({str(error).splitlines()[0][:200]}): its precision cannot be "
+                "changed, keep fp32"
+            ) from error
         values = (*inferred.value_info, *inferred.input, *inferred.output)
         self._types = {one.name: one.type.tensor_type for one in values}
 
@@ -166,7 +172,8 @@ def fold_norms(graph: Graph) -> None:
     new: dict[str, TensorProto] = {}
     made: dict[str, int] = {}
     for node in graph.nodes:
-        if node.op_type != "BatchNormalization":
+        # one with computed parameters (cast from half precision, say) stays as it is
+        if node.op_type != "BatchNormalization" or not all(name in graph.constants for name in node.input[1:]):
             made |= {name: len(nodes) for name in node.output}
             nodes.append(node)
             continue
@@ -224,16 +231,30 @@ def _at_least(opset: int, model: onnx.ModelProto) -> onnx.ModelProto:
         ) from error
 
 
-def _lift_constants(model: onnx.ModelProto) -> None:
-    """Constant nodes to initializers."""
+def lift_constants(model: onnx.ModelProto) -> None:
+    """Constant nodes to initializers, in place."""
     kept = []
     for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            tensor = TensorProto()
-            tensor.CopyFrom(node.attribute[0].t)
-            tensor.name = node.output[0]
-            model.graph.initializer.append(tensor)
-        else:
+        value = _value_of(node) if node.op_type == "Constant" else None
+        if value is None:
             kept.append(node)
+            continue
+        value.name = node.output[0]
+        model.graph.initializer.append(value)
     del model.graph.node[:]
     model.graph.node.extend(kept)
+
+
+def _value_of(constant: onnx.NodeProto) -> TensorProto | None:
+    """Of a Constant node; None of strings and what is sparse."""
+    if len(constant.attribute) != 1:  # no runtime takes it
+        return None
+    given = constant.attribute[0]
+    if given.name == "value":
+        tensor = TensorProto()
+        tensor.CopyFrom(given.t)
+        return tensor
+    kind = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}.get(
+        given.name
+    )
+    return None if kind is None else numpy_helper.from_array(np.array(helper.get_attribute_value(given), kind))

@@ -99,6 +99,11 @@ def quantised(graph: Graph, places: Sequence[int], scales: Mapping[str, float]) 
 def to_int8(graph: Graph, calibration: U8, report: Report) -> bytes:
     """The graph with as many layers in int8 as the gate bears on the calibration pictures."""
     places = layers(graph)
+    if not places:
+        raise BundleError(
+            "no layer of this network can be int8 (the first and the last keep fp32, and others' weights must be constants): use fp16 or "
+            "keep fp32"
+        )
     values = _calibrated(graph, sorted({graph.nodes[place].input[0] for place in places}), calibration)
     scales = {name: _scale(seen) for name, seen in values.items()}
     return quantised(graph, choose(graph, places, scales, calibration, report), scales)

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.boxes import iou
 from stream.messages import Embeddings, MatchEvent
 
 MIN_IOU = 0.5
@@ -118,18 +119,6 @@ def majority_truth(frames: Sequence[tuple[Embeddings, TrueBoxes]]) -> dict[str, 
     """Tracklet -> the person that most of its paired boxes show; a tracklet that shows nobody is absent."""
     votes = _votes(frames, [_pair(record, true) for record, true in frames])
     return {tracklet: _most(count) for tracklet, count in votes.items()}
-
-
-def iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, 4) and (M, 4) xyxy -> (N, M) in [0, 1]."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])  # (N, M, 2)
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    overlap = np.clip(high - low, 0, None).prod(axis=2)
-    areas_a = (a[:, 2:] - a[:, :2]).prod(axis=1)
-    areas_b = (b[:, 2:] - b[:, :2]).prod(axis=1)
-    union: NDArray[np.float32] = areas_a[:, None] + areas_b[None, :] - overlap
-    ratio: NDArray[np.float32] = overlap / np.maximum(union, 1e-9)
-    return ratio
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from types import FrameType
 
 from deploy.settings import Settings
@@ -41,16 +41,19 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 @contextmanager
 def service(settings: Settings, verb: str) -> Iterator[threading.Event]:
-    """Log and metrics as the settings say, around the work. Yields the event to stop at."""
+    """Log and metrics as the settings say, around the work; a failure is in the log where that is JSON. Yields the event to stop at."""
     setup_logging(json=settings.telemetry.log_json, level=settings.telemetry.log_level)
-    metrics = start_metrics(settings.telemetry)
     try:
-        with stop_on_signals() as stop:
+        metrics = start_metrics(settings.telemetry)
+        with closing(metrics) if metrics else nullcontext(), stop_on_signals() as stop:
             log.info("%s of site %s starts: %s", verb, settings.site.name, json.dumps(settings.masked()))
             if metrics:
                 log.info("metrics at %s", metrics.url)
             yield stop
             log.info("%s of site %s %s", verb, settings.site.name, "was stopped" if stop.is_set() else "is done")
-    finally:
-        if metrics:
-            metrics.close()
+    except Exception as error:
+        if (
+            settings.telemetry.log_json
+        ):  # whoever reads the log is a program: the last line, which is none of JSON, is lost on it
+            log.error("%s of site %s failed: %s", verb, settings.site.name, error)
+        raise

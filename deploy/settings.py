@@ -28,6 +28,8 @@ PREFIX = "SIGHTLINE_"
 LARGEST_BYTES = 1 << 20  # a site of a thousand cameras has 200 kB
 _OF_A_SERVICE = re.compile(r"\w+(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 
+_ONE_SLASH = re.compile(r"(?i)(rtsps?|https?|file|synthetic):(?!//)")
+
 EXPECTED = {
     "bootstrap_servers": "expected host:port, several with commas between them",
     "url": "expected redis://, rediss:// or unix://, such as redis://user:password@host:6379/0",
@@ -138,16 +140,16 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: is not TOML: {error}") from None
     overridden = _override(data, os.environ if environment is None else environment)
-    _resolve(Settings, data, path.resolve().parent)
-    with contextlib.suppress(KeyError, TypeError, AttributeError):  # before anything can quote it
-        hide_url(data["redis"]["url"])
     try:
-        settings = Settings.model_validate(data)
-    except ValidationError as error:
-        raise SettingsError(_explain(error, path, text, data, overridden)) from None
-    for secret in _secrets(settings):
-        hide(secret)
-    return settings
+        _resolve(Settings, data, path.resolve().parent)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    return _validated(data, path, text, overridden)
+
+
+def settings_of(data: dict[str, Any], source: str) -> Settings:
+    """A site without a file. Raises `SettingsError` that says `source`."""
+    return _validated(data, Path(source), "", {})
 
 
 def compute_of(environment: Mapping[str, str]) -> ComputeSettings:
@@ -159,6 +161,18 @@ def compute_of(environment: Mapping[str, str]) -> ComputeSettings:
         return _OnlyCompute.model_validate(data).compute
     except ValidationError as error:
         raise SettingsError(_explain(error, Path("the environment"), "", data, overridden)) from None
+
+
+def _validated(data: dict[str, Any], path: Path, text: str, overridden: Mapping[Location, str]) -> Settings:
+    with contextlib.suppress(KeyError, TypeError, AttributeError):  # before anything can quote it
+        hide_url(data["redis"]["url"])
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, path, text, data, overridden)) from None
+    for secret in _secrets(settings):
+        hide(secret)
+    return settings
 
 
 def _secrets(section: Section) -> Iterator[str]:
@@ -176,7 +190,7 @@ def _read(path: Path) -> str:
             content = file.read(LARGEST_BYTES + 1)
         if len(content) > LARGEST_BYTES:
             raise SettingsError(f"{path}: is larger than 1 MiB, so it is no settings file")
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")  # Windows' editors begin with a mark
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file; configs/site.example.toml is one to copy") from None
     except IsADirectoryError:
@@ -188,7 +202,7 @@ def _read(path: Path) -> str:
 
 
 def _override(data: dict[str, Any], environment: Mapping[str, str]) -> dict[Location, str]:
-    """Put the environment's values into `data`. Returns which variable set which place."""
+    """Put the environment's values into `data`, less the line end that `echo` leaves in a secret. Returns what set which place."""
     overridden: dict[Location, str] = {}
     for variable, value in sorted(environment.items()):
         if not variable.startswith(PREFIX):
@@ -196,10 +210,11 @@ def _override(data: dict[str, Any], environment: Mapping[str, str]) -> dict[Loca
         parts = [part.lower() for part in variable.removeprefix(PREFIX).split("__")]
         if len(parts) == 1:  # SIGHTLINE_ something that is no setting, unless one underscore is missing
             section, _, key = parts[0].partition("_")
-            if key and section in Settings.model_fields and not _is_of_a_service(variable, value):
-                wanted = f"{PREFIX}{section.upper()}__{key.upper()}"
+            if section in Settings.model_fields and not _is_of_a_service(variable, value):
+                wanted = f"{PREFIX}{section.upper()}__{key.upper() or 'KEY'}"
                 raise SettingsError(f"{variable}: a setting's variable has two underscores: {wanted}")
             continue
+        value = value.rstrip("\r\n")
         place, where = _enter(data, parts[:-1], variable)
         model = _model_at(where)
         field = model.model_fields.get(parts[-1]) if model else None
@@ -223,11 +238,13 @@ def _enter(data: dict[str, Any], parts: list[str], variable: str) -> tuple[dict[
             if not isinstance(data, dict):
                 raise SettingsError(f"{variable}: {part} is not a section in the site file")
         return data, tuple(parts)
-    cameras = data.get("camera")
+    cameras = data.get("camera", [])
+    if not isinstance(cameras, list) or not all(isinstance(camera, dict) for camera in cameras):
+        raise SettingsError(f"{variable}: the site file's cameras need a title each: {_title(('camera',))}")
     known: dict[str, list[int]] = {}
-    for number, camera in enumerate(cameras or []):
+    for number, camera in enumerate(cameras):
         known.setdefault(re.sub("[^a-z0-9]", "_", str(camera.get("id", "")).lower()), []).append(number)
-    if len(parts) != 2 or parts[1] not in known or not isinstance(cameras, list):
+    if len(parts) != 2 or parts[1] not in known:
         raise SettingsError(f"{variable}: no such camera; known: {', '.join(sorted(known)) or 'none'}")
     meant = known[parts[1]]
     if len(meant) > 1:
@@ -246,18 +263,30 @@ def _parse(variable: str, value: str) -> Any:
 
 
 def _resolve(model: type[BaseModel], data: Any, folder: Path) -> None:
-    """Make relative paths absolute, in place: of `Path` fields, cameras that are files, bundles that are no names."""
+    """Make relative paths absolute, in place: of `Path` fields, cameras that are files, bundles that are no names.
+
+    Raises `SettingsError` for an address that would be taken for a file, and its password be shown as part of a path.
+    """
     if not isinstance(data, dict):
         return
     for name, field in model.model_fields.items():
         kinds = [field.annotation, *get_args(field.annotation)]
         value = data.get(name)
-        if isinstance(value, str) and (
-            Path in kinds
-            or (name == "url" and model is CameraSettings and "://" not in value)
-            or (name == "bundle" and "/" in value)
+        if name == "url" and model is CameraSettings and (typo := _ONE_SLASH.match(str(value))):
+            raise SettingsError(f'[[camera]] "{data.get("id")}" url: two slashes belong behind {typo[0]}')
+        if (
+            value
+            and isinstance(value, str)
+            and (
+                Path in kinds
+                or (name == "url" and model is CameraSettings and "://" not in value)
+                or (name == "bundle" and "/" in value)
+            )
         ):
-            data[name] = str(folder / Path(value).expanduser())
+            there = Path(value)
+            with contextlib.suppress(RuntimeError):  # nobody of that name: it will not be found
+                there = there.expanduser()
+            data[name] = str(folder / there)
         for kind in kinds:
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 for item in value if isinstance(value, list) else [value]:
@@ -284,14 +313,15 @@ def _explain(error: ValidationError, path: Path, text: str, data: Any, overridde
     if first["type"] == "extra_forbidden":
         model = _model_at(where[:-1])
         known = sorted(model.model_fields) if model else []
-        near = get_close_matches(str(where[-1]), known, 1, 0.5)
-        advice = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known)}"
+        near = [f'"{name}"' for name in get_close_matches(str(where[-1]), known, 1, 0.5)]
+        meant = list(_places(str(where[-1]))) or near
+        advice = f"did you mean {' or '.join(meant)}?" if meant else f"known: {', '.join(known)}"
         said = f'unknown {"setting" if section else "section"} "{key or where[-1]}"; {advice}'
-    elif first["type"] == "missing":
-        said = f'"{key}" is missing' if key else f"section [{where[-1]}] is missing"
+    elif first["type"] == "missing" or (where == ("camera",) and first["type"] == "too_short"):
+        said = f'"{key}" is missing' if key else f"section {_title(where)} is missing"
     elif first["type"] in ("model_type", "tuple_type") and len(where) == 1:
-        title = "[[camera]], one for each camera" if where[0] == "camera" else f"[{where[0]}]"
-        said = f'"{where[0]}" is no setting but a section, with a title in brackets: {title}'
+        each = ", one for each camera" if where[0] == "camera" else ""
+        said = f'"{where[0]}" is no setting but a section, with a title in brackets: {_title(where)}{each}'
     else:
         reason = _reason(first)
         got = first["input"]
@@ -308,6 +338,8 @@ def _reason(error: Any) -> str:
         return "masks are a list of polygons of three points or more: [[[0, 0], [0.3, 0], [0.3, 0.2]]]"
     if error["type"] == "tuple_type":
         return "expected a list"
+    if error["type"] == "timezone_aware":
+        return "expected a time with its zone, such as 2026-01-31T08:00:00Z"
     if error["type"] == "string_pattern_mismatch":
         return EXPECTED.get(str(error["loc"][-1]), "letters, digits and _ . - are taken, a letter or digit first")
     return str(error["msg"]).removeprefix("Value error, ")
@@ -325,6 +357,23 @@ def _section(where: Location, data: Any) -> tuple[str, Location]:
     return (
         (f"[{where[0]}]", where[1:]) if len(where) > 1 else ("", where if where[0] not in Settings.model_fields else ())
     )
+
+
+def _title(where: Location) -> str:
+    """How a section is begun in the file."""
+    return "[[camera]]" if where == ("camera",) else f"[{'.'.join(map(str, where))}]"
+
+
+def _places(name: str, where: Location = ()) -> Iterator[str]:
+    """Where a key or a section of just this name belongs: what stands under another title is often right but for that."""
+    model = _model_at(where)
+    for known in model.model_fields if model else ():
+        inner = (*where, known)
+        section = _model_at(inner) is not None
+        if known == name:
+            yield _title(inner) if section else f"{_title(where)} {name}"
+        if section:
+            yield from _places(name, inner)
 
 
 def _model_at(where: Location) -> type[BaseModel] | None:

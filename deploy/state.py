@@ -9,6 +9,7 @@ import platformdirs
 
 from deploy.output import check_folder
 from deploy.settings import Settings
+from stream.errors import GalleryError
 from stream.telemetry import hide
 
 
@@ -18,9 +19,14 @@ def state_folder(settings: Settings | None) -> Path:
     return folder / settings.site.name if settings else folder
 
 
+def keeps_state(settings: Settings) -> bool:
+    """Whether anything of the site is kept on this machine: the gallery, or a key that is in no settings."""
+    return settings.redis is None or settings.site.key is None
+
+
 @contextmanager
 def opened_state(settings: Settings, given: Path | None, *, lasting: bool = False) -> Iterator[Path]:
-    """The folder, made where missing. Without ``--state`` a site of files, or of drawn cameras alone, gets a fresh one that is
+    """The folder, made where it is missing and needed. Without ``--state`` a site of files, or of drawn cameras alone, gets a fresh one that is
     removed afterwards: it shall neither meet yesterday's people nor be taken for a repeat. Not so where the gallery is `lasting`.
     """
     real = settings.live and any(camera.kind != "synthetic" for camera in settings.camera)
@@ -29,16 +35,21 @@ def opened_state(settings: Settings, given: Path | None, *, lasting: bool = Fals
             yield Path(fresh)
         return
     folder = given or state_folder(settings)
-    check_folder("--state", folder, 0o700)
+    if keeps_state(settings):  # else a container's disk may be read-only
+        check_folder("--state", folder, 0o700)
     yield folder
 
 
 def key_of(settings: Settings, folder: Path) -> bytes:
-    """The secret behind every identity: the settings' own, else the one in the folder, made at first use."""
-    from matcher.server import site_key
+    """The secret behind every identity: the settings' own, else the one in the folder, made at first use. Raises `GalleryError`."""
+    from matcher.server import KEY_FILE, site_key
 
     if settings.site.key is not None:
         return settings.site.key.get_secret_value().encode()
-    key = site_key(folder)
+    try:
+        key = site_key(folder)
+    except OSError as error:  # of another user's run, say
+        reason = (error.strerror or "it is no file").lower()
+        raise GalleryError(f"{folder / KEY_FILE}: cannot be used: {reason}; name another folder with --state") from None
     hide(key.hex())
     return key

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,11 +15,11 @@ from typing import IO, Literal, Self
 from rich.console import Console
 from rich.text import Text
 
-from deploy.output import STDOUT, Output
+from deploy.output import STDOUT, Output, written
 from deploy.settings import Settings
 from deploy.state import state_folder
 from stream.codec import encode
-from stream.errors import GalleryUnreachable, UsageError
+from stream.errors import GalleryUnreachable, SightlineError, UsageError
 from stream.messages import MatchEvent
 from stream.settings import KafkaSettings
 
@@ -84,19 +84,8 @@ def print_events(
                 continue
             if json_path != STDOUT:
                 output.console.print(line(event))
-            if lines and not _written(lines, encode(event) + b"\n"):
+            if lines and not written(lines, encode(event) + b"\n"):
                 return
-
-
-def _written(lines: IO[bytes], data: bytes) -> bool:
-    """False where whoever read standard output has had enough, as `head` has."""
-    try:
-        lines.write(data)
-        lines.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), lines.fileno())  # for what Python still flushes at its end
-        return False
-    return True
 
 
 @contextmanager
@@ -132,6 +121,15 @@ def _lines(json_path: Path | None) -> Iterator[IO[bytes] | None]:
             yield file
 
 
+def _ends_within_a_line(path: Path) -> bool:
+    """Whether its writer was cut short: the disk was full, or the power gone."""
+    if not path.is_file() or not os.access(path, os.R_OK):
+        return False
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        return file.read() not in (b"", b"\n")
+
+
 class EventLog:
     """Called with every event: appends it to a file, prints its line, counts. Safe from any thread.
 
@@ -148,27 +146,38 @@ class EventLog:
     def __enter__(self) -> Self:
         if self._path:
             self._file = sys.stdout.buffer if self._path == STDOUT else self._path.open("ab")
+            if self._path != STDOUT and _ends_within_a_line(self._path):
+                self._file.write(b"\n")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file and self._path != STDOUT:
-            self._file.close()
+            with suppress(OSError):  # of an event that could not be written, as was said
+                self._file.close()
 
     def __call__(self, event: MatchEvent) -> None:
-        """One event, in the order of their numbers."""
+        """One event, in the order of their numbers. Raises `SightlineError` where it cannot be appended."""
         with self._lock:
             self._kinds[event.kind] += 1
             self._last = event.number
             if self._file:
-                self._file.write(encode(event) + b"\n")
-                self._file.flush()
+                self._append(self._file, event)
             try:
                 self._console.print(line(event))
             except (OSError, SystemExit):
                 log.warning("nobody reads standard output any more: events are no longer printed; the run goes on")
                 self._console = Console(quiet=True)
+
+    def _append(self, file: IO[bytes], event: MatchEvent) -> None:
+        try:
+            if written(file, encode(event) + b"\n"):
+                return
+            reason = "whoever read it is gone"
+        except OSError as error:
+            reason = f"{(error.strerror or 'it cannot be written').lower()}; free some room, or name another file"
+        raise SightlineError(f"--events {self._path}: ends before event {event.number}: {reason}")
 
     def counts(self) -> dict[str, int]:
         """Events by kind, as data; every ``new`` is an identity."""

@@ -126,5 +126,6 @@ class View:
                 table.add_column(heading, justify="left" if heading == "camera" else "right")
             for name, camera in self._cameras.items():
                 table.add_row(name, f"{camera.fps:.1f}", str(camera.frames), str(camera.skipped), str(camera.people))
-            progress = Text(line if self._seconds is None else f"{line}  (of {self._seconds:.0f} s)")
+            of = "" if self._seconds is None else f"  (of {self._seconds:.0f} s)"
+            progress = Text(line + of, overflow="fold", no_wrap=False)  # narrow terminals would lose its end
             return Group(table, progress, Text("latest links", style="bold"), *self._latest)

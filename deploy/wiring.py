@@ -45,13 +45,11 @@ def ingest(
 ) -> None:
     """Cameras -> frames, until all files have ended or `stop`.
 
-    `only`: ids of the cameras to serve; none: all. `url`: of the gallery, to say which files it has taken before.
+    `only`: ids of the cameras to serve, of those in `settings`; none: all. `url`: of the gallery, to say which files it has taken before.
     """
     from ingest.cameras import Cameras
 
     places = settings.partitions
-    if unknown := [camera for camera in only if camera not in places]:
-        raise UsageError(f"--camera {unknown[0]}: no such camera in the site file; known: {', '.join(places)}")
     chosen = [
         camera.model_copy(update={"partition": places[camera.id]})
         for camera in settings.camera
@@ -270,15 +268,19 @@ def run_site(
 
 def ingest_worker(settings: Settings, stop: threading.Event, only: Sequence[str] = ()) -> None:
     """``sightline ingest``"""
-    with closing(KafkaBus(settings, _kafka(settings, "ingest"), stop, wait_for_broker=not settings.live)) as bus:
+    kafka, known = _kafka(settings, "ingest"), settings.partitions
+    if unknown := [camera for camera in only if camera not in known]:
+        raise UsageError(f"--camera {unknown[0]}: no such camera in the site file; known: {', '.join(known)}")
+    with closing(KafkaBus(settings, kafka, stop, wait_for_broker=not settings.live)) as bus:
         ingest(settings, bus, stop, only=only, url=settings.redis.url if settings.redis else None)
 
 
 def perceive_worker(settings: Settings, stop: threading.Event) -> None:
     """``sightline perceive``"""
+    kafka = _kafka(settings, "perceive")  # before models are measured
     warn_of_synthetic_models(settings)
     say_backends(settings)
-    with closing(KafkaBus(settings, _kafka(settings, "perceive"), stop)) as bus:
+    with closing(KafkaBus(settings, kafka, stop)) as bus:
         perceive(settings, bus, stop)
 
 

@@ -52,6 +52,11 @@ def explained(said: str, doing: str) -> SightlineError:
     return DeviceError(f"{doing}: {line}")
 
 
+def of_the_machine(said: str) -> bool:
+    """Whether a line of CUDA or TensorRT is about the GPU, its memory or driver, and not about what it was given."""
+    return any(words.search(said) for words in (_DRIVER, _ABSENT, _MEMORY, _LOST))
+
+
 @contextmanager
 def cuda_errors(doing: str) -> Iterator[None]:
     """Errors of pycuda come out as ours."""

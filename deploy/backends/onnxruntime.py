@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU, the backend of the base install; the only import of onnxruntime."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,15 +66,6 @@ class OnnxRuntimeBackend:
                 raise BundleError(f"{self._where}: output {name} has shape {outputs.get(name)}, its card says {shape}")
 
 
-def run_once(model: bytes, name: str, array: NDArray[np.generic], output: str) -> NDArray[np.generic]:
-    """One output of a graph that is not of the house contract, for one input. Raises `BundleError` where it does not run."""
-    session = open_session(model, "the graph", threads=1)
-    try:
-        return np.asarray(session.run([output], {name: array})[0])
-    except Exception as error:  # onnxruntime's classes have no common base but this
-        raise BundleError(f"the graph: fails on one image ({first_line(error)})") from error
-
-
 def run_each(model: bytes, images: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[np.float32]]]:
     """The float32 outputs of a graph that takes pixels, for one picture after the other.
 
@@ -107,6 +99,6 @@ def open_session(model: Path | bytes, where: str, threads: int) -> onnxruntime.I
 
 
 def first_line(error: Exception) -> str:
-    """What ONNX Runtime said, without the rest of its report."""
+    """What ONNX Runtime said, without the rest of its report, and without the place in its source."""
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return re.sub(r"/onnxruntime_src/\S+ [^)]*\)( const)? ", "", lines[0])[:300] if lines else type(error).__name__

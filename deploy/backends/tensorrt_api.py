@@ -1,12 +1,13 @@
 """What building and running share of TensorRT: whether it is there, its version, what it says.
 
-Written for TensorRT 11. The one thing that 10 needs beside it stands in `strongly_typed`; nothing here has met 10 yet.
+Written for TensorRT 11. The one thing that 10 needs beside it stands in `strongly_typed`; of 10 only the names are known to fit
+(docs/tensorrt.md), nothing here has met it yet.
 """
 
 import functools
 from typing import TYPE_CHECKING
 
-from deploy.backends.cuda import INSTALL, explained
+from deploy.backends.cuda import INSTALL, explained, of_the_machine
 from stream.errors import DeviceError, SightlineError
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ class Said:
     def clear(self) -> None:
         """Forget what was said before."""
         self.errors.clear()
+
+    def of_the_machine(self) -> bool:
+        """Whether an error was about the GPU, and not about what it was given."""
+        return any(map(of_the_machine, self.errors))
 
     def explained(self, doing: str) -> SightlineError:
         """The last error as one of ours; the first is shown too, which often is the cause."""

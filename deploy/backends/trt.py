@@ -15,6 +15,7 @@ from deploy import engine
 from deploy.backends import tensorrt_api
 from deploy.backends.auto import verify
 from deploy.backends.cuda import device
+from deploy.backends.cut import check_images
 from deploy.backends.pixels import Resizer, scaled
 from deploy.backends.trt_slot import Slot, Tensors
 from deploy.bundle import Bundle
@@ -136,6 +137,8 @@ class TensorRTBackend:
             # a version-compatible engine has some; plans come from this user's cache alone
             runtime.engine_host_code_allowed = True
             loaded = runtime.deserialize_cuda_engine(plan)
+        if loaded is None and said.of_the_machine():  # the same engine would be as well or ill off built again
+            raise said.explained(f"{self._doing}: the engine does not load")
         if loaded is None:
             why = said.explained("TensorRT does not load it")
             raise EngineError(
@@ -145,8 +148,7 @@ class TensorRTBackend:
 
     def infer(self, images: U8) -> dict[str, F32]:
         """(N, H, W, 3) RGB -> the card's outputs with N in front; N may be 0 or above `max_batch`."""
-        if images.shape[1:] != (*self.card.input_hw, 3) or images.dtype != np.uint8:
-            raise ValueError(f"expected (N, {self.card.input_hw}, 3) uint8, got {images.shape} {images.dtype}")
+        check_images(images, self.card)
         return self._infer(len(images), lambda slot, part: slot.copy(images[part]))
 
     def infer_pictures(self, pictures: Sequence[U8], fit: Fit) -> dict[str, F32]:
@@ -216,8 +218,10 @@ def _tensors(engine: "trt.ICudaEngine", card: ModelCard) -> Tensors:
             raise EngineError(
                 f"{card.name}: the engine's {name} is {found} after the batch axis, its card says {(kind, shape)}"
             )
-    if len(inputs) != 1:
-        raise EngineError(f"{card.name}: the engine has {len(inputs)} inputs, expected one")
+    if len(inputs) != 1 or len(names) != len(wanted):
+        raise EngineError(
+            f"{card.name}: the engine's tensors are {', '.join(names)}, its card says one input, and {', '.join(card.outputs)}"
+        )
     least, _, most = engine.get_tensor_profile_shape(inputs[0], 0)
     return Tensors(inputs[0], card.input_hw, dict(card.outputs), least[0], most[0])
 

@@ -17,7 +17,7 @@ def doctor(
 
     Example: sightline doctor site.toml
     """
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from deploy import doctor as examining
@@ -26,7 +26,8 @@ def doctor(
 
     output = Output(json)
     settings = load(site) if site else None
-    table = Table.grid(padding=(0, 2), pad_edge=False)
+    wide = (Column(overflow="fold"), Column(overflow="fold"))  # a path that is cut off helps nobody
+    table = Table.grid(Column(), *wide, padding=(0, 2), pad_edge=False)
     marks = {"ok": ("ok", "green"), "warning": ("look", "yellow"), "failed": ("failed", "red")}
     findings = []
     with output.console.status("looking"):

@@ -1,6 +1,7 @@
 """``sightline events``"""
 
 from pathlib import Path
+from string import hexdigits
 from typing import Annotated
 
 import typer
@@ -40,6 +41,10 @@ def events(
         raise typer.BadParameter(
             f"no such camera in {site}; known: {', '.join(settings.partitions)}", param_hint="--camera"
         )
+    if after is not None and start != "earliest":
+        raise typer.BadParameter("a number says where to begin: leave --from out", param_hint="--after")
+    if identity and not set(identity) <= set(hexdigits):
+        raise typer.BadParameter("identities are written in 0 to 9 and a to f", param_hint="--identity")
     with stop_on_signals() as stop:
         print_events(
             settings,
@@ -48,7 +53,7 @@ def events(
             state,
             follow=follow,
             camera=camera,
-            identity=identity or "",
+            identity=(identity or "").lower(),
             after=after,
             start=when(start),
         )

@@ -9,15 +9,17 @@ from deploy.output import JsonPath, Output, SitePath
 
 def plan(
     site: SitePath,
-    people: Annotated[float, typer.Option(min=0, help="People in one camera's view at a time, on average.")] = 4.0,
-    visits: Annotated[float, typer.Option(min=0, help="People entering any camera's view, per hour.")] = 600.0,
+    people: Annotated[
+        float, typer.Option(min=0, max=1000, help="People in one camera's view at a time, on average.")
+    ] = 4.0,
+    visits: Annotated[float, typer.Option(min=0, max=1e6, help="People entering any camera's view, per hour.")] = 600.0,
     json: JsonPath = None,
 ) -> None:
     """Say what a site asks of network, disk and processors. Both models are timed on this machine.
 
     Example: sightline plan site.toml --people 6
     """
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from deploy import plan as planning
     from deploy.backends import load as load_backend
@@ -34,11 +36,26 @@ def plan(
         embedder = load_backend(embedder_of(*models), 1, compute.backend, compute.embedder_checkpoint)
     done = planning.plan(settings, planning.measure(detector, embedder), people, visits)
 
-    cameras = Table("camera", "analysed at", "frames MB/s", "CPU ms per s", title="Cameras", title_justify="left")
+    cameras = Table(
+        Column("camera", overflow="fold"),
+        "analysed at",
+        "frames MB/s",
+        "CPU ms per s",
+        title="Cameras",
+        title_justify="left",
+    )
     for camera in done.cameras:
         size = f"{camera.width}x{camera.height} at {camera.fps:g} fps"
         cameras.add_row(camera.camera, size, f"{camera.frames_mb_s:.2f}", f"{camera.cpu_ms_per_s:.0f}")
-    topics = Table("topic", "partitions", "MB/s", "kept s", "disk MB", title="Topics", title_justify="left")
+    topics = Table(
+        Column("topic", overflow="fold"),
+        "partitions",
+        "MB/s",
+        "kept s",
+        "disk MB",
+        title="Topics",
+        title_justify="left",
+    )
     for topic in done.topics:
         row = (str(topic.partitions), f"{topic.mb_s:.3f}", str(topic.retention_s), f"{topic.disk_mb:.0f}")
         topics.add_row(topic.topic, *row)

@@ -8,7 +8,7 @@ def status(site: SitePath, json: JsonPath = None, state: StatePath = None) -> No
 
     Example: sightline status site.toml
     """
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from deploy import status as asking
     from deploy.settings import load
@@ -21,7 +21,7 @@ def status(site: SitePath, json: JsonPath = None, state: StatePath = None) -> No
         f"site {found.site}: matcher {found.matcher or 'none'} (number {found.epoch} of this site)\n"
         f"events up to {found.last_number}{relayed}; {found.identities} identities of {found.model or 'no model yet'}"
     )
-    table = Table("camera", "last frame", "frames not perceived", "records not matched")
+    table = Table(Column("camera", overflow="fold"), "last frame", "frames not perceived", "records not matched")
     for camera in found.cameras:
         age_s = camera.age_s(found.at_ns)
         late = settings.live and (age_s is None or age_s > asking.LIVE_AGE_S)

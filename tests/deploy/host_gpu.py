@@ -35,6 +35,8 @@ class Gpu:
         self.has_nvcc = True
         self.fails: dict[str, str] = {}
         """Name of a CUDA call -> what the driver says when it is made."""
+        self.not_taken: set[str] = set()
+        """Operators that the parser refuses."""
         self.builds = 0
         self.log: list[str] = []
         """What happened on streams, in its order."""
@@ -206,7 +208,7 @@ def tensorrt_module(gpu: Gpu) -> ModuleType:
     module.TensorIOMode = IntEnum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"], start=0)
     module.DataType = IntEnum("DataType", ["FLOAT", "UINT8", "HALF"])
     module.Builder = lambda logger: Builder(gpu, logger, module)
-    module.OnnxParser = OnnxParser
+    module.OnnxParser = lambda network, logger: OnnxParser(gpu, network)
     module.Runtime = lambda logger: Runtime(gpu, logger, module)
     return module
 
@@ -296,10 +298,10 @@ class Config:
 
 
 class OnnxParser:
-    """Takes what ONNX Runtime takes, but for UINT8, of which it is as strict as TensorRT's."""
+    """Takes what ONNX Runtime takes, but for what a test says, and UINT8, of which it is as strict as TensorRT's."""
 
-    def __init__(self, network: Any, logger: Any) -> None:
-        self.network, self.errors = network, []
+    def __init__(self, gpu: Gpu, network: Any) -> None:
+        self.gpu, self.network, self.errors = gpu, network, []
 
     @property
     def num_errors(self) -> int:
@@ -311,13 +313,12 @@ class OnnxParser:
     def parse(self, data: bytes) -> bool:
         graph = onnx.load_from_string(data).graph
         for node in graph.node:
+            wrong = "no importer" if node.op_type in self.gpu.not_taken else ""
             if node.op_type != "Cast" and graph.input[0].name in node.input:
-                name, kind = node.name, node.op_type
-                self.errors.append(
-                    SimpleNamespace(
-                        node_operator=lambda k=kind: k, node_name=lambda n=name: n, desc=lambda: "UINT8 input"
-                    )
-                )
+                wrong = "UINT8 input"
+            if wrong:
+                said = {"node_operator": node.op_type, "node_name": node.name, "desc": wrong}
+                self.errors.append(SimpleNamespace(**{call: lambda one=one: one for call, one in said.items()}))
         self.network.model = data
         return not self.errors
 
@@ -330,6 +331,9 @@ class Runtime:
 
     def deserialize_cuda_engine(self, plan: bytes) -> "Engine | None":
         head, _, model = plan.partition(b"\n")
+        if "deserialize" in self.gpu.fails:
+            self.logger.log(ILogger.ERROR, self.gpu.fails["deserialize"])
+            return None
         try:
             said = json.loads(head)
             if said["tensorrt"] > self.trt.__version__:  # version-compatible ones load in newer ones alone

@@ -18,16 +18,17 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from deploy import adopt_graph, backends
+from deploy import adopt_graph, backends, precision
 from deploy.adopt import PRESETS, Recipe, adopt, check_pictures
 from deploy.adopt_fetch import fetch
 from deploy.adopt_links import labelled_tracklets
+from deploy.backends import auto
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.bundle import Bundle, load_bundle
 from deploy.cli import status_of
 from detector.letterbox import letterbox
 from reid.crops import to_batch
-from stream.errors import AdoptError, DataError, UsageError
+from stream.errors import AdoptError, BundleError, DataError, UsageError
 from tests.deploy import tiny_models
 
 EMBEDDER = Recipe(kind="embedder", licence="Apache-2.0")
@@ -99,6 +100,280 @@ def test_what_mixes_images_would_be_wrong_without_the_repair() -> None:
     together = unit(session.run(None, {"x": pixels})[0])
     alone = unit(np.concatenate([session.run(None, {"x": pixels[k : k + 1]})[0] for k in range(len(pixels))]))
     assert (together * alone).sum(1).min() < 0.995
+
+
+def network(
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, NDArray[np.generic]],
+    shape: tuple[int | str, ...],
+    *,
+    opset: int = 17,
+    functions: tuple[onnx.FunctionProto, ...] = (),
+) -> bytes:
+    """Somebody else's graph: ``x`` to ``out``, of any shape."""
+    graph = onnx.helper.make_graph(
+        nodes,
+        "theirs",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+        [onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    opsets = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid("com.example", 1)]
+    return bytes(
+        onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=functions).SerializeToString()
+    )
+
+
+KERNEL = np.random.default_rng(2).normal(size=(12, 3, 4, 4)).astype(np.float32) / 50
+node = onnx.helper.make_node
+
+
+def with_a_branch() -> bytes:
+    """As torch exports a squeeze: both branches see a constant and a value of the graph around them."""
+
+    def branch(one: onnx.NodeProto) -> onnx.GraphProto:
+        out = onnx.helper.make_tensor_value_info(one.output[0], onnx.TensorProto.FLOAT, None)
+        return onnx.helper.make_graph([one], one.op_type, [], [out])
+
+    choice = {
+        "then_branch": branch(node("Squeeze", ["pooled", "axes"], ["squeezed"])),
+        "else_branch": branch(node("Identity", ["pooled"], ["whole"])),
+    }
+    nodes = [
+        node("Conv", ["x", "kernel"], ["features"]),
+        node("GlobalMaxPool", ["features"], ["pooled"]),
+        node("If", ["condition"], ["out"], **choice),
+    ]
+    constants = {"kernel": KERNEL, "axes": np.array([2, 3]), "condition": np.array(True)}
+    return network(nodes, constants, (1, 3, 32, 16))
+
+
+def with_a_loop() -> bytes:
+    body = onnx.helper.make_graph(
+        [node("Identity", ["goes_on"], ["still"]), node("Mul", ["value", "half"], ["halved"])],
+        "body",
+        [
+            onnx.helper.make_tensor_value_info("turn", onnx.TensorProto.INT64, []),
+            onnx.helper.make_tensor_value_info("goes_on", onnx.TensorProto.BOOL, []),
+            onnx.helper.make_tensor_value_info("value", onnx.TensorProto.FLOAT, None),
+        ],
+        [
+            onnx.helper.make_tensor_value_info("still", onnx.TensorProto.BOOL, []),
+            onnx.helper.make_tensor_value_info("halved", onnx.TensorProto.FLOAT, None),
+        ],
+    )
+    nodes = [
+        node("Conv", ["x", "kernel"], ["features"]),
+        node("GlobalMaxPool", ["features"], ["pooled"]),
+        node("Flatten", ["pooled"], ["flat"]),
+        node("Loop", ["turns", "begins", "flat"], ["out"], body=body),
+    ]
+    constants = {"kernel": KERNEL, "half": np.float32(0.5), "turns": np.array(2), "begins": np.array(True)}
+    return network(nodes, constants, (1, 3, 32, 16))
+
+
+def with_a_function() -> bytes:
+    """As torch's newer exporter writes what ONNX has no operator for."""
+    inside = [node("Erf", ["a"], ["e"]), node("Mul", ["a", "e"], ["b"])]
+    mine = onnx.helper.make_function("com.example", "Mine", ["a"], ["b"], inside, [onnx.helper.make_opsetid("", 17)])
+    nodes = [
+        node("Conv", ["x", "kernel"], ["features"]),
+        node("Mine", ["features"], ["bent"], domain="com.example"),
+        node("GlobalAveragePool", ["bent"], ["out"]),
+    ]
+    return network(nodes, {"kernel": KERNEL}, (1, 3, 32, 16), functions=(mine,))
+
+
+def with_shapes_in_constant_nodes() -> bytes:
+    nodes = [
+        node("Conv", ["x", "kernel"], ["features"]),
+        node("GlobalMaxPool", ["features"], ["pooled"]),
+        node("Constant", [], ["to"], value_ints=[1, 12]),
+        node("Reshape", ["pooled", "to"], ["out"]),
+    ]
+    return network(nodes, {"kernel": KERNEL}, (1, 3, 32, 16))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(with_a_branch(), id="branch"),
+        pytest.param(with_a_loop(), id="loop"),
+        pytest.param(with_a_function(), id="function"),
+        pytest.param(with_shapes_in_constant_nodes(), id="shapes in constant nodes"),
+    ],
+)
+def test_graphs_with_parts_of_their_own_are_taken_in_batches_and_by_every_runtime(tmp_path: Path, data: bytes) -> None:
+    assert adopted(data, tmp_path).card.max_batch == 32
+    bundle, pictures = load_bundle(tmp_path), tiny_models.pictures(5, (32, 16))
+    pixels = pictures.astype(np.float32).transpose(0, 3, 1, 2)
+    expected = unit(original(data, pixels).reshape(5, 12))
+    for runtime in ("onnxruntime", "openvino"):
+        np.testing.assert_allclose(
+            backends.load(bundle, backend=runtime).infer(pictures)["embedding"], expected, atol=0.01
+        )
+
+
+def half(data: bytes) -> bytes:
+    """The graph with weights, input and output in half precision."""
+    model = onnx.load_model_from_string(data)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(
+                onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
+            )
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    return bytes(model.SerializeToString())
+
+
+def quantised() -> bytes:
+    """Q/DQ pairs around a layer, as quantisers write them."""
+    nodes = [
+        node("QuantizeLinear", ["x", "step", "zero"], ["q"]),
+        node("DequantizeLinear", ["q", "step", "zero"], ["d"]),
+        node("Conv", ["d", "kernel"], ["features"]),
+        node("GlobalMaxPool", ["features"], ["out"]),
+    ]
+    return network(nodes, {"kernel": KERNEL, "step": np.float32(2), "zero": np.int8(0)}, ("n", 3, 32, 16))
+
+
+@pytest.mark.parametrize(
+    ("data", "computes_in"),
+    [
+        pytest.param(half(tiny_models.foreign_embedder()), "fp16", id="half precision"),
+        pytest.param(quantised(), "int8", id="Q/DQ"),
+        pytest.param(tiny_models.foreign_embedder(), "fp32", id="single precision"),
+    ],
+)
+def test_the_card_says_what_a_graph_computes_in_so_every_runtime_is_held_to_that(
+    tmp_path: Path, data: bytes, computes_in: str
+) -> None:
+    assert adopted(data, tmp_path).card.precision == computes_in
+    bundle = load_bundle(tmp_path)
+    for candidate in backends.candidates(bundle, 1, "openvino"):
+        assert candidate.precision == computes_in or computes_in == "fp32"
+        auto.verify(candidate.make(), bundle, candidate.precision)
+
+
+def test_a_norm_whose_numbers_stand_behind_an_identity_can_be_converted(tmp_path: Path) -> None:
+    """Torch's older exporter stores equal tensors once."""
+    nodes = [
+        node("Identity", ["ones"], ["variance"]),
+        node("Conv", ["x", "kernel"], ["features"]),
+        node("BatchNormalization", ["features", "ones", "zeros", "zeros", "variance"], ["normal"]),
+        node("GlobalAveragePool", ["normal"], ["out"]),
+    ]
+    ones = np.ones(12, np.float32)
+    adopted(network(nodes, {"kernel": KERNEL, "ones": ones, "zeros": 0 * ones}, (1, 3, 32, 16)), tmp_path)
+    bundle = load_bundle(tmp_path)
+    made = precision.convert(bundle.model.read_bytes(), "fp16", tiny_models.pictures(64, (32, 16)))
+    left, right = (
+        OnnxRuntimeBackend(model, bundle.card).infer(tiny_models.pictures(3, (32, 16)))["embedding"]
+        for model in (made, bundle.model)
+    )
+    np.testing.assert_allclose(left, right, atol=1e-2)
+    with pytest.raises(BundleError, match="no layer of this network can be int8"):
+        precision.convert(bundle.model.read_bytes(), "int8", tiny_models.pictures(64, (32, 16)))
+
+
+def boxes_from(rest: list[onnx.NodeProto], values: int, **constants: NDArray[np.generic]) -> bytes:
+    """A detector of 64 cells: `rest` makes ``out`` of ``raw`` (n, 64, values)."""
+    rng = np.random.default_rng(3)
+    nodes = [
+        node("Conv", ["x", "wide"], ["map"], strides=[8, 8]),
+        node("Reshape", ["map", "to"], ["columns"]),
+        node("Transpose", ["columns"], ["raw"], perm=[0, 2, 1]),
+    ]
+    constants["wide"] = rng.normal(size=(values, 3, 8, 8)).astype(np.float32) / 20
+    constants["to"] = np.array([0, values, 64])
+    return network([*nodes, *rest], constants, ("n", 3, 64, 64))
+
+
+PARTS = {"parts": np.array([4, 1])}
+SCORED = [node("Split", ["raw", "parts"], ["boxes", "logit"], axis=2), node("Sigmoid", ["logit"], ["score"])]
+CHOSEN = [
+    *SCORED,
+    node("Transpose", ["score"], ["scores"], perm=[0, 2, 1]),
+    node("NonMaxSuppression", ["boxes", "scores", "most", "iou", "least"], ["kept"]),
+    node("Gather", ["kept", "place"], ["places"], axis=1),
+    node("Concat", ["boxes", "score"], ["all"], axis=2),
+    node("Gather", ["all", "places"], ["out"], axis=1),
+]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        pytest.param(
+            boxes_from(
+                CHOSEN,
+                5,
+                **PARTS,
+                most=np.array([20]),
+                iou=np.array([0.5], np.float32),
+                least=np.array([0.5], np.float32),
+                place=np.array(2),
+            ),
+            r"returns \(1, 0, 5\) for one picture and \(1, \d+, 5\) for another: a choice of boxes is inside",
+            id="suppression inside",
+        ),
+        pytest.param(
+            boxes_from(
+                [
+                    node("Split", ["raw", "parts"], ["boxes", "logit", "kind"], axis=2),
+                    node("Sigmoid", ["logit"], ["score"]),
+                    node("Abs", ["kind"], ["positive"]),
+                    node("Floor", ["positive"], ["class"]),
+                    node("Concat", ["boxes", "score", "class"], ["out"], axis=2),
+                ],
+                6,
+                parts=np.array([4, 1, 1]),
+            ),
+            r"value 6 of a box is a whole number up to \d+, its class it seems",
+            id="class number",
+        ),
+        pytest.param(
+            boxes_from([node("Sigmoid", ["raw"], ["out"])], 5),
+            r"boxes reach to [01]\.\d+, shares of the picture it seems; expected pixels of the input, 64x64",
+            id="boxes in shares of the picture",
+        ),
+        pytest.param(
+            boxes_from([node("Transpose", ["raw"], ["out"], perm=[0, 2, 1])], 5),
+            r"scores run from .*; it returns \(1, 5, 64\), values before boxes it seems",
+            id="values before boxes",
+        ),
+    ],
+)
+def test_a_detector_that_returns_something_else_is_refused_with_what_it_looks_like(
+    tmp_path: Path, data: bytes, said: str
+) -> None:
+    with pytest.raises(AdoptError, match=said):
+        adopted(data, tmp_path, Recipe(kind="detector", licence="MIT"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_a_newer_onnx_is_refused_with_the_reason(tmp_path: Path) -> None:
+    model = onnx.load_model_from_string(tiny_models.foreign_embedder())
+    model.ir_version = 99
+    with pytest.raises(AdoptError, match=r"ONNX Runtime cannot load it \(.* : Unsupported model IR version: 99, "):
+        adopted(model.SerializeToString(), tmp_path)
+
+
+def test_inputs_beside_the_picture_are_named(tmp_path: Path) -> None:
+    model = onnx.load_model_from_string(tiny_models.foreign_embedder())
+    model.graph.input.append(onnx.helper.make_tensor_value_info("camera", onnx.TensorProto.FLOAT, [1]))
+    with pytest.raises(AdoptError, match="takes x, camera, expected one input"):
+        adopted(model.SerializeToString(), tmp_path)
+
+
+def test_weights_in_another_file_are_refused_with_the_way_to_one_file(tmp_path: Path) -> None:
+    model = onnx.load_model_from_string(tiny_models.foreign_embedder())
+    onnx.save(model, tmp_path / "theirs.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    with pytest.raises(
+        AdoptError, match=r"single file: python -c 'import onnx; onnx.save\(onnx.load\(\"theirs.onnx\"\)"
+    ):
+        adopted((tmp_path / "theirs.onnx").read_bytes(), tmp_path / "out")
 
 
 def test_colour_order_scale_mean_and_std_are_inside_the_graph(tmp_path: Path) -> None:

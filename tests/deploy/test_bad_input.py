@@ -188,6 +188,21 @@ def test_kafka_at_the_wrong_port_is_said_within_the_time_given(site: Path, tmp_p
     assert f"no Kafka broker answers at 127.0.0.1:{port}" in last_line(done)
 
 
+def test_a_camera_that_is_none_is_said_before_any_broker_is_asked(site: Path, tmp_path: Path) -> None:
+    kafka = f'[kafka]\nbootstrap_servers = "127.0.0.1:{free_port()}"\nconnect_timeout_s = 2\n'
+    done = sightline("ingest", str(changed(site, tmp_path, extra=kafka)), "--camera", "east", folder=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "--camera east: no such camera in the site file; known: north" in last_line(done)
+
+
+def test_a_log_in_json_has_what_ended_the_worker(site: Path, tmp_path: Path) -> None:
+    done = sightline("perceive", str(site), folder=tmp_path, environment={"SIGHTLINE_TELEMETRY__LOG_JSON": "true"})
+    *logged, said = done.stderr.splitlines()
+    last = json.loads(logged[-1])
+    assert last["level"] == "error"
+    assert last["message"] == f"perceive of site depot failed: {said.removeprefix('sightline: ')}"
+
+
 def test_workers_without_a_kafka_section_say_what_to_add(here: Here, site: Path) -> None:
     for verb in ("ingest", "perceive", "match"):
         assert "no [kafka] section: add bootstrap_servers" in refusal(here, site, 2, verb)

@@ -14,7 +14,7 @@ import typer
 
 from deploy import service
 from deploy.cli import VERBS, main, status_of
-from deploy.output import check_writable
+from deploy.output import Output, check_writable
 from stream.errors import BundleError, EpochLost, SettingsError
 from tests.deploy.sites import write_site
 from tests.deploy.workers import last_line, sightline
@@ -58,6 +58,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         pytest.param(["plan"], ["Missing argument", 'see "sightline plan --help"'], id="missing argument"),
         pytest.param(["plan", "x.toml", "--peeple", "3"], ["--peeple", "--people"], id="misspelt option"),
         pytest.param(["plan", "x.toml", "--people", "many"], ["--people", "valid number"], id="no number"),
+        pytest.param(["plan", "x.toml", "--people", "inf"], ["--people", "less than"], id="no finite number"),
         pytest.param(["plann"], ["plann", "plan"], id="misspelt verb"),
         pytest.param(
             ["plan", "x.toml", "--json", "/no/such/x.json"], ["/no/such does not exist"], id="unwritable report"
@@ -133,6 +134,45 @@ def test_a_gpu_without_memory_is_one_line_and_no_mistake_of_ours(capsys: pytest.
     said = capsys.readouterr().err
     assert re.fullmatch(r"sightline: .*2\.00 GiB\. GPU 0 .*is free: .*nvidia-smi.*CUDA_VISIBLE_DEVICES.*\n", said)
     assert "mistake" not in said
+
+
+def test_nowhere_to_keep_what_numba_compiles_is_one_line_and_no_mistake_of_ours(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import numba
+
+    scope: dict[str, object] = {}
+    exec(compile("def draws(): pass", "<nowhere>", "exec"), scope)  # noqa: S102
+    with pytest.raises(RuntimeError) as refused:
+        numba.njit(cache=True)(scope["draws"])
+    assert status_of([], failing(refused.value)) == 1
+    said = "sightline: nothing can be drawn: point SIGHTLINE_CACHE and NUMBA_CACHE_DIR to folders that can be written\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_user_without_home_and_account_is_told_where_the_state_would_be(tmp_path: Path) -> None:
+    site = write_site(tmp_path, frames=1)
+    script = f"""
+import pwd
+def nobody(number):
+    raise KeyError(number)
+pwd.getpwuid = nobody
+from deploy.cli import main
+main(["status", {str(site)!r}])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env={"PATH": os.environ["PATH"]}
+    )
+    assert done.returncode == 1
+    assert last_line(done).startswith("sightline: no gallery runs in /.local/state/sightline/depot: start")
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    assert Output(None).console.is_terminal
+    monkeypatch.setenv("TERM", "dumb")
+    assert not Output(None).console.is_terminal
 
 
 def test_an_interrupt_while_commands_are_imported_is_no_traceback(
@@ -215,3 +255,21 @@ def test_a_reader_that_goes_away_early_is_no_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -c 'from deploy.cli import main; main()' --help | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
+
+
+def test_neither_is_one_of_data(tmp_path: Path) -> None:
+    script = "from deploy.output import Output, STDOUT; Output(STDOUT).data([0] * 100_000)"
+    command = f"set -o pipefail; {sys.executable} -c '{script}' | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_data_is_utf_8_wherever_it_goes(tmp_path: Path) -> None:
+    script = "from deploy.output import Output, STDOUT; Output(STDOUT).data('détecteur')"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )
+    assert done.stdout.decode() == '"détecteur"\n'

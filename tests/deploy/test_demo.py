@@ -81,6 +81,10 @@ def test_a_live_demo_accounts_for_every_frame_and_says_how_late_its_events_were(
         pytest.param(["--size", "640by360"], "WIDTHxHEIGHT", id="size"),
         pytest.param(["--people", "0"], "people", id="nobody"),
         pytest.param(["--cameras", "99"], "cameras", id="too many cameras"),
+        pytest.param(
+            ["--kafka", "broker"], "bootstrap_servers = broker: expected host:port", id="broker without a port"
+        ),
+        pytest.param(["--redis", "http://:pw@h"], "url = http://***@h: expected redis://", id="no Redis address"),
         pytest.param(["--redis", "redis://127.0.0.1:1/0", "--seconds", "5"], "127.0.0.1:1", id="no Redis there"),
     ],
 )

@@ -65,6 +65,16 @@ def test_a_state_folder_that_cannot_be_made_is_found(tmp_path: Path) -> None:
     assert f"{tmp_path / 'file'} is no folder" in found.found
     assert doctor.machine(tmp_path / "state", [tmp_path / "file"]).remedy == "give another folder by SIGHTLINE_CACHE"
     assert doctor.machine(tmp_path / "state").status == "ok"
+    assert doctor.machine(tmp_path / "file" / "state", keeps=False).status == "ok"
+
+
+def test_a_narrow_terminal_gets_every_path_whole(tmp_path: Path) -> None:
+    site, state = write_site(tmp_path, frames=1), tmp_path / "file" / ("x" * 80)
+    (tmp_path / "file").touch()
+    done = sightline("doctor", str(site), "--state", str(state), folder=tmp_path, environment={"COLUMNS": "60"})
+    assert done.returncode == 1
+    assert "…" not in done.stdout
+    assert done.stdout.count("x") >= 80
 
 
 def test_a_camera_too_slow_to_follow_people_is_said(tmp_path: Path) -> None:

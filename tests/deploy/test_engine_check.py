@@ -213,6 +213,32 @@ def test_a_planted_node_in_a_branch_is_found() -> None:
     assert "If" in check(model).notes
 
 
+def test_a_local_function_is_looked_into(tmp_path: Path) -> None:
+    def model(operator: str) -> onnx.ModelProto:
+        inside = [helper.make_node(operator, ["a"], ["b"])]
+        calls = graph([node("Mine", ["x"], domain="com.example")], domains=("com.example",))
+        calls.functions.append(
+            helper.make_function("com.example", "Mine", ["a"], ["b"], inside, [helper.make_opsetid("", 18)])
+        )
+        return calls
+
+    path = tmp_path / "functions.onnx"
+    onnx.save(model("Relu"), path)
+    assert check(read(path)).unsupported == ()
+    onnx.save(model("Det"), path)
+    assert why(check(read(path))).startswith("Det ")
+
+
+def test_a_file_with_weights_beside_it_and_no_shape_of_its_output_is_read(tmp_path: Path) -> None:
+    """As torch exports by default; the folder is not the one where the command is given."""
+    model = graph([node("Conv", ["x", "w"])], constants={"w": np.ones((4, 3, 3, 3), "f4")})
+    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    assert check(read(tmp_path / "model.onnx")).unsupported == ()
+    (tmp_path / "weights").unlink()
+    with pytest.raises(EngineError, match="weights"):
+        read(tmp_path / "model.onnx")
+
+
 @pytest.mark.parametrize("content", [b"", b"not a graph", b"\x08\x07" * 50], ids=["empty", "text", "noise"])
 def test_a_file_that_is_no_graph_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"

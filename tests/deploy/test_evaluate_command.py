@@ -67,7 +67,8 @@ def _scores(tmp_path, *arguments):
 
 
 def test_a_training_is_scored_on_what_it_was_trained_on_in_all_the_field_s_figures(osnet, market, tmp_path, capsys):
-    scores = _scores(tmp_path, osnet, "--rerank", "--pictures", tmp_path / "pictures")
+    pictures = tmp_path / "[pictures]"  # as the terminal shows it, not as a colour
+    scores = _scores(tmp_path, osnet, "--rerank", "--pictures", pictures)
     for way in ("", "_camera_means_removed", "_euclidean", "_reranked"):
         figures = [scores[f"market1501/{name}{way}"] for name in ("rank1", "rank5", "rank10", "mAP", "mINP")]
         assert all(0 <= value <= 1 for value in figures)
@@ -80,13 +81,16 @@ def test_a_training_is_scored_on_what_it_was_trained_on_in_all_the_field_s_figur
     assert "18 queries" in said
     assert "21 gallery pictures" in said
     assert "re-ranked" in said
-    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"ranked-market1501.png", "cmc-market1501.png"}
+    assert "not as published" in said
+    assert f"{pictures}/cmc-market1501.png: CMC curves" in said
+    assert {path.name for path in pictures.iterdir()} == {"ranked-market1501.png", "cmc-market1501.png"}
     card = card_scores([tmp_path / "scores.json"])
     assert card["market1501/mAP"] == round(scores["market1501/mAP"], 4)
     assert "camera_pairs" not in card
     # checkpoint and folder are the same model, and a set's name and its folder the same pictures
     again = _scores(tmp_path, osnet / "checkpoint.pt", "--data", market)
     assert again[f"{market.name}/mAP"] == scores["market1501/mAP"]
+    assert "not as published" not in capsys.readouterr().out  # named by their folder, they are the user's own
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,16 @@ def test_events_are_chosen_by_number_camera_and_identity(
 ) -> None:
     site, state, events = ran
     identity = events[0]["identity"]
-    asked = ("--after", "3", "--camera", "south", "--identity", identity[:8], "--json", str(tmp_path / "some.jsonl"))
+    asked = (
+        "--after",
+        "3",
+        "--camera",
+        "south",
+        "--identity",
+        identity[:8].upper(),
+        "--json",
+        str(tmp_path / "some.jsonl"),
+    )
     done = sightline("events", str(site), "--state", str(state), *asked, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     wanted = [e for e in events if e["number"] > 3 and e["camera"] == "south" and e["identity"] == identity]
@@ -62,6 +71,8 @@ def test_events_are_chosen_by_number_camera_and_identity(
     ("arguments", "status", "words"),
     [
         pytest.param(["--camera", "east"], 2, "no such camera", id="unknown camera"),
+        pytest.param(["--identity", "cam-1"], 2, "0 to 9 and a to f", id="no identity"),
+        pytest.param(["--after", "3", "--from", "latest"], 2, "leave --from out", id="two beginnings"),
         pytest.param(["--from", "yesterday"], 2, "expected earliest, latest, or a time like", id="no time"),
         pytest.param(
             ["--state", "/no/such"], 1, "no gallery runs in /no/such: start `sightline run`", id="nothing there"
@@ -85,6 +96,15 @@ def test_a_number_ahead_of_the_gallery_is_not_taken_for_silence(
     assert f"event 1200 was read before, its newest is {len(events)}: its numbers began anew" in last_line(done)
 
 
+def test_a_terminal_without_arrows_gets_the_rest(ran: tuple[Path, Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    site, state, events = ran
+    latin = {"PYTHONIOENCODING": "latin-1"}
+    done = sightline("events", str(site), "--state", str(state), folder=tmp_path, environment=latin)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == len(events)
+    assert "south ? north" in done.stdout
+
+
 def event(kind: EventKind, identity: str, merged: str | None = None) -> MatchEvent:
     return MatchEvent(
         site="s", number=1, kind=kind, identity=identity * 32, merged=merged and merged * 32, camera="hall", tracklet="t",
@@ -103,3 +123,10 @@ def test_the_live_view_counts_merged_identities_once() -> None:
         for one in (event("new", "a"), event("new", "b"), event("merge", "a", "b")):
             view.event(one)
     assert "1 identities, 0 links" in shown.getvalue()
+
+
+def test_a_narrow_terminal_loses_nothing_of_the_live_view() -> None:
+    console = Console(file=io.StringIO(), width=60, soft_wrap=True)
+    view = View(["hall"], console, "a site", 60.0)
+    console.print(view._draw())
+    assert "0 links (of 60 s)" in " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]

@@ -1,15 +1,28 @@
 """A whole site in one process: files to their end, a live camera until it is told to stop, the same events however many work."""
 
 import json
+import re
 import stat
 from pathlib import Path
 
 import pytest
 from feeds import MjpegCamera, http_server
+from rich.console import Console
 from services import wait_for
 
+from deploy.settings import load
+from deploy.state import key_of, opened_state
+from deploy.telling import EventLog
+from stream.codec import encode
+from stream.errors import GalleryError, UsageError
+from stream.messages import MatchEvent
 from tests.deploy.sites import write_bundles, write_site
 from tests.deploy.workers import Worker, end, json_lines, last_line, sightline
+
+EVENT = MatchEvent(
+    site="s", number=1, kind="new", identity="a" * 32, camera="hall", tracklet="t", first_seen=0, captured_at=0, model="m"
+)  # fmt: skip
+REMOTE = {"SIGHTLINE_REDIS__URL": "redis://127.0.0.1:6379/0"}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +61,46 @@ def test_events_go_to_standard_output_where_asked(site: Path, tmp_path: Path) ->
     assert not (tmp_path / "-").exists()
     both = sightline("run", str(site), "--events", "-", "--json", "-", folder=tmp_path)
     assert last_line(both).endswith("only one of them can be standard output")
+
+
+def test_events_that_cannot_be_written_any_more_end_the_run_with_the_number(site: Path, tmp_path: Path) -> None:
+    run = Worker("run", str(site), "--events", "-", folder=tmp_path, head=True)
+    assert run.wait() == 1
+    last = run.log.strip().splitlines()[-1]
+    assert re.fullmatch(r"sightline: --events -: ends before event \d+: whoever read it is gone", last)
+    full = sightline("run", str(site), "--events", "/dev/full", folder=tmp_path)
+    assert full.returncode == 1
+    said = "--events /dev/full: ends before event 1: no space left on device; free some room, or name another file"
+    assert last_line(full) == f"sightline: {said}"
+
+
+def test_an_event_behind_a_line_that_was_cut_short_has_a_line_of_its_own(site: Path, tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    for before, kept in ((b'{"schema":"1.0","ty', 1), (b"{}\n", 1), (b"", 0)):
+        events.write_bytes(before)
+        with EventLog(Console(quiet=True), events) as log:
+            log(EVENT)
+        assert events.read_bytes().splitlines()[kept:] == [encode(EVENT)]
+
+
+def test_a_site_that_keeps_nothing_here_needs_no_folder(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    nowhere, here = tmp_path / "file" / "state", tmp_path / "made"
+    for environment, folder in ((REMOTE, nowhere), (REMOTE, here), ({}, here)):
+        settings = load(site, environment)
+        with opened_state(settings, folder) as state:
+            assert key_of(settings, state) == b"0123456789abcdef"
+        assert here.exists() == (environment != REMOTE)
+    with pytest.raises(UsageError, match="cannot be made"), opened_state(load(site, {}), nowhere):
+        pass
+
+
+def test_a_key_that_cannot_be_read_is_said(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "site.key").mkdir()
+    settings = load(site, {})
+    settings = settings.model_copy(update={"site": settings.site.model_copy(update={"key": None})})
+    with pytest.raises(GalleryError, match=r"site\.key: cannot be used: is a directory; name another folder"):
+        key_of(settings, tmp_path)
 
 
 def test_the_events_are_the_same_with_more_workers(site: Path, tmp_path: Path) -> None:

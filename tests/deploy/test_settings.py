@@ -115,7 +115,35 @@ def test_a_site_without_kafka_and_redis_keeps_both_inside(tmp_path: Path) -> Non
         ),
         pytest.param(SITE.replace('name = "depot"', ""), '[site] "name" is missing', id="missing key"),
         pytest.param(SITE.replace('[site]\nname = "depot"', ""), "section [site] is missing", id="missing section"),
-        pytest.param('[site]\nname = "depot"\n', "section [camera] is missing", id="no camera"),
+        pytest.param('[site]\nname = "depot"\n', "section [[camera]] is missing", id="no camera"),
+        pytest.param(
+            'camera = []\n[site]\nname = "depot"\n', "section [[camera]] is missing", id="no camera in a list"
+        ),
+        pytest.param(
+            SITE + "[retention]\nframes_s = 60\n",
+            'site.toml line 13: unknown section "retention"; did you mean [site.retention]?',
+            id="a table outside its section",
+        ),
+        pytest.param(
+            SITE.replace("[site]", "[site]\nmetrics_port = 9100"),
+            'site.toml line 3: [site] unknown setting "metrics_port"; did you mean [telemetry] metrics_port?',
+            id="a key under another title",
+        ),
+        pytest.param(
+            SITE + "[matcher]\nmax_batch = 8\n",
+            '"max_batch"; did you mean [detector] max_batch or [reid] max_batch?',
+            id="a key that two others have",
+        ),
+        pytest.param(
+            SITE.replace("rtsp://10.0.0.6/stream", ""),
+            '[[camera]] "front-door" url = : string should have at least 1 character',
+            id="an empty url, which is not the folder of the site file",
+        ),
+        pytest.param(
+            '[site]\nname = "s"\n[[camera]]\nid = "a"\nurl = "a.mp4"\nstart = 2026-01-31T08:00:00\n',
+            "start: expected a time with its zone, such as 2026-01-31T08:00:00Z",
+            id="a start without a time zone",
+        ),
         pytest.param(
             SITE.replace("front-door", "north"),
             'two cameras have the id "north": give each camera an id of its own',
@@ -174,11 +202,26 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
             id="misspelt section",
         ),
         pytest.param("SIGHTLINE_REDIS_URL", "two underscores: SIGHTLINE_REDIS__URL", id="one underscore"),
+        pytest.param("SIGHTLINE_REDIS", "two underscores: SIGHTLINE_REDIS__KEY", id="a section without a key"),
         pytest.param("SIGHTLINE_CAMERA__SOUTH__URL", "no such camera; known: front_door, north", id="unknown camera"),
     ],
 )
 def test_a_wrong_variable_is_refused_by_its_name(tmp_path: Path, variable: str, expected: str) -> None:
     assert expected in refusal(tmp_path, SITE, {variable: "redis://example"})
+
+
+@pytest.mark.parametrize("cameras", ['[camera]\nid = "north"', 'camera = ["north"]', "camera = 1"])
+def test_a_camera_s_variable_over_cameras_that_are_none_is_refused(tmp_path: Path, cameras: str) -> None:
+    said = refusal(tmp_path, cameras, {"SIGHTLINE_CAMERA__NORTH__URL": "rtsp://example"})
+    assert said.startswith("SIGHTLINE_CAMERA__NORTH__URL: the site file's cameras need a title each: [[camera]]")
+
+
+def test_what_windows_and_echo_leave_at_either_end_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + SITE.replace("\n", "\r\n").encode())
+    assert load(path, {"SIGHTLINE_KAFKA__BOOTSTRAP_SERVERS": "x:1\n"}) == load_text(
+        tmp_path, SITE + "[kafka]\nbootstrap_servers = 'x:1'\n"
+    )
 
 
 def test_a_variable_that_names_two_cameras_is_refused(tmp_path: Path) -> None:
@@ -233,12 +276,20 @@ def test_no_secret_is_shown_by_settings_or_their_refusals(tmp_path: Path) -> Non
         assert "write @ : / ? # % in a password as %40 %3A %2F %3F %23 %25" in said
     assert "short" not in refusal(tmp_path, SITE.replace("[site]", '[site]\nkey = "short"')).replace("should", "")
     assert "hunter2" not in refusal(tmp_path, SITE.replace("rtsp://user", "rtps://user"))
+    for behind in ("/", ""):
+        said = refusal(tmp_path, SITE.replace("rtsp://user", f"rtsp:{behind}user"))
+        assert said == 'site.toml: [[camera]] "north" url: two slashes belong behind rtsp:'
 
 
 def test_files_are_found_beside_the_site_file(tmp_path: Path) -> None:
     settings = load_text(tmp_path, '[site]\nname = "s"\n[[camera]]\nid = "a"\nurl = "clips/a.mp4"\n')
     assert str(tmp_path / "clips/a.mp4") in str(settings.camera[0].url)
     assert not settings.live
+
+
+def test_the_home_of_nobody_is_a_name_like_any_other(tmp_path: Path) -> None:
+    settings = load_text(tmp_path, '[site]\nname = "s"\n[[camera]]\nid = "a"\nurl = "~nobody-of-that-name/a.mp4"\n')
+    assert settings.camera[0].url == str(tmp_path / "~nobody-of-that-name/a.mp4")
 
 
 def test_the_example_loads_and_says_every_section() -> None:

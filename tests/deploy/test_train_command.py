@@ -75,7 +75,8 @@ OSNET = ("--set", "width=0.25", "--set", "sampler=people", "--set", "optimiser=a
 def test_a_run_in_pieces_says_where_it_is_and_goes_on_elsewhere(market, tmp_path, capsys):
     report = tmp_path / "report.json"
     run = (*OSNET, "--epochs", "2", "--json", str(report))
-    assert _train(market, tmp_path / "here", *run, "--max-minutes", "0") == 0
+    here = tmp_path / "[here]"  # as the terminal shows it, not as a colour
+    assert _train(market, here, *run, "--max-minutes", "0") == 0
     first = json.loads(report.read_text())
     assert (first["finished"], first["step"]) == (False, 1)
     assert first["losses"].keys() == {"softmax"}
@@ -83,10 +84,11 @@ def test_a_run_in_pieces_says_where_it_is_and_goes_on_elsewhere(market, tmp_path
     assert 0 <= first["waiting"] <= 1
     said = capsys.readouterr().out
     assert "osnet on market1501 at 64x32, from scratch, 2 epochs, fp32" in said
-    assert "not complete; the same command goes on" in said
+    assert f"{here}/run/checkpoint.pt: schedule not complete; the same command goes on" in said
+    assert "not as published (train people: 8 here, 751 published" in said
     assert "of the time waiting for data" in said
     (tmp_path / "there").mkdir()
-    (tmp_path / "here" / "run").rename(tmp_path / "there" / "run")  # another machine
+    (here / "run").rename(tmp_path / "there" / "run")  # another machine
     assert _train(market, tmp_path / "there", *run) == 0
     assert json.loads(report.read_text())["finished"] is True
     assert {path.name for path in (tmp_path / "there" / "run").iterdir()} == {

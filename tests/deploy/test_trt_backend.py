@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from deploy import backends
@@ -84,7 +85,7 @@ def test_engines_live_side_by_side_and_any_thread_may_use_them(host_gpu: Gpu, bu
 )
 def test_pictures_that_do_not_fit_are_refused(host_gpu: Gpu, bundle: Bundle, images: Any) -> None:
     backend = TensorRTBackend(bundle)
-    with pytest.raises(ValueError, match=r"expected \(N, \(16, 8\), 3\) uint8"):
+    with pytest.raises(ValueError, match=r"^tiny-embedder takes \(N, 16, 8, 3\) uint8, got [^\n]*$"):
         backend.infer(images)
     backend.close()
 
@@ -191,6 +192,14 @@ def test_a_version_compatible_engine_of_a_newer_tensorrt_is_built_again(
     backend.close()
     TensorRTBackend(bundle).close()
     assert host_gpu.builds == 2
+
+
+def test_an_engine_that_finds_no_memory_is_not_built_again(host_gpu: Gpu, bundle: Bundle) -> None:
+    plan_of(bundle)
+    host_gpu.fails["deserialize"] = "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)"
+    with pytest.raises(DeviceError, match="the GPU's memory is full"):
+        TensorRTBackend(bundle)
+    assert host_gpu.builds == 1
 
 
 def test_the_fastest_runtime_is_found_again_on_another_gpu(host_gpu: Gpu, bundle: Bundle) -> None:
@@ -314,6 +323,17 @@ def test_an_engine_of_another_model_is_refused(host_gpu: Gpu, bundle: Bundle, tm
     other = write_bundle(tmp_path / "other", model, card, golden, tiny_models.links(7))
     with pytest.raises(EngineError, match=r"the engine's embedding is .* its card says"):
         TensorRTBackend(other, plan)
+
+
+def test_an_output_that_the_card_does_not_name_is_refused(host_gpu: Gpu, bundle: Bundle, tmp_path: Path) -> None:
+    """TensorRT would compute it without a place to put it."""
+    model = onnx.load_from_string(bundle.model.read_bytes())
+    model.graph.output.append(onnx.helper.make_tensor_value_info("mean", onnx.TensorProto.FLOAT, ("n", 3)))
+    more = write_bundle(tmp_path / "more", model.SerializeToString(), bundle.card, bundle.golden(), bundle.links)
+    with pytest.raises(
+        EngineError, match=r"the engine's tensors are images, .*mean, its card says one input, and embedding"
+    ):
+        TensorRTBackend(more)
 
 
 def test_a_profile_beyond_the_card_is_refused_before_anything_is_built(host_gpu: Gpu, bundle: Bundle) -> None:
