@@ -273,6 +273,51 @@ def test_a_detector_that_finds_less_or_elsewhere_is_refused() -> None:
     assert gate.differs(want, want, gate.limits_of("fp32")) is None
 
 
+def turned(cosine: float) -> F32:
+    """A unit vector at this cosine to the first axis, behind one that is right."""
+    return np.array([[1, 0], [cosine, np.sqrt(1 - cosine**2)]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("precision", "least"), [("fp32", 0.9999), ("fp16", 0.999), ("bf16", 0.999), ("int8", 0.99), ("fp32", 0.9995)]
+)
+def test_no_vector_may_turn_further_than_its_precision_allows(precision: gate.Arithmetic, least: float) -> None:
+    want, limits = {"embedding": turned(1.0)}, gate.limits_of(precision, least)
+    said = gate.differs({"embedding": turned(least - 2e-5)}, want, limits)
+    assert said is not None
+    assert "to what is expected (at least" in said
+    within = gate.differs({"embedding": turned(least + 2e-5)}, want, limits)
+    assert within is None or "embedding differs by" in within  # single values of fp32 are looked at more closely still
+
+
+def test_in_fp32_no_value_of_a_vector_may_differ() -> None:
+    want = {"embedding": turned(1.0)}
+    have = {"embedding": want["embedding"] + np.array([0, 3e-4], np.float32)}
+    assert gate.differs(have, want, gate.limits_of("fp32")) == "embedding differs by 0.0003 (at most 0.0001)"
+    assert gate.differs(have, want, gate.limits_of("bf16")) is None
+
+
+@pytest.mark.parametrize("length", [0.998, 1.002])
+def test_a_vector_that_is_no_unit_vector_is_refused_in_every_precision(length: float) -> None:
+    want, have = {"embedding": turned(1.0)}, {"embedding": turned(1.0) * np.float32(length)}
+    for limits in gate.LIMITS.values():
+        assert "embedding's length is off by 0.002" in str(gate.differs(have, want, limits))
+
+
+def test_a_runtime_is_held_to_what_it_computes_in_whatever_its_graph_says(
+    bundle: Bundle, golden: dict[str, NDArray[np.generic]]
+) -> None:
+    class Rounded(_Counting):
+        def infer(self, images: U8) -> dict[str, F32]:
+            return {"embedding": np.round(super().infer(images)["embedding"], 3)}
+
+    backend = Rounded(OnnxRuntimeBackend(bundle.model, bundle.card))
+    expected, pictures = {"embedding": golden["embedding"].astype(np.float32)}, golden["inputs"].astype(np.uint8)
+    gate.check(backend, expected, pictures, precision="bf16")
+    with pytest.raises(BundleError, match=r"alone \(fp32\)"):
+        gate.check(backend, expected, pictures)
+
+
 def test_a_card_may_ask_for_less_in_its_own_precision_and_never_for_more_than_the_table() -> None:
     assert gate.limits_of("fp32", 0.9995).cosine == 0.9995
     assert gate.limits_of("fp32", 0.9995).value == np.inf

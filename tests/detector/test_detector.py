@@ -1,5 +1,6 @@
 """The detector stage: one Detections per frame in its order, shedding for live cameras only, names that survive a restart."""
 
+import msgspec
 import numpy as np
 import pytest
 import simplejpeg
@@ -90,6 +91,43 @@ def test_people_are_found_where_they_are_with_their_pixels(detector: Detector) -
     assert ((found.quality >= 0) & (found.quality <= 1)).all()
 
 
+class Told:
+    """A person search that finds what it is told, whatever it is shown: by frame, (score, box in the frame's pixels).
+
+    The n-th box's vector is the n-th axis.
+    """
+
+    def __init__(self, *frames: list[tuple[float, tuple[int, int, int, int]]]) -> None:
+        self.card, self._frames = ReferenceDetector().card, iter(frames)
+
+    def infer(self, images: Image) -> dict[str, NDArray[np.float32]]:
+        (found,) = [next(self._frames) for _ in images]
+        boxes, scores = np.zeros((1, 64, 4), np.float32), np.zeros((1, 64), np.float32)
+        for place, (score, box) in enumerate(found):
+            boxes[0, place], scores[0, place] = np.array(box) * 1.3, score  # 180x320 in 256x416
+        return {"boxes": boxes, "scores": scores, "embedding": np.eye(64, dtype=np.float32)[None]}
+
+    def close(self) -> None:
+        pass
+
+
+def test_whoever_is_kept_by_a_weak_box_has_that_box_s_crop_quality_and_vector() -> None:
+    image, small, large = picture((40, 50)), (40, 50, 60, 110), (200, 20, 260, 140)
+    image[20:140, 200:260] = np.random.default_rng(0).integers(0, 2, (120, 60, 1)) * np.array([30, 40, 220])
+    told = Told([(0.9, small)], [(0.9, small)], [(0.3, small), (0.5, large)])  # nobody new begins with 0.5
+    detector = Detector(told, DetectorSettings())
+    for k in range(3):
+        (found,) = run(detector, frame(k, image))
+    assert isinstance(found, Detections)
+    assert found.tracklets == ("a/0/0/1",)
+    np.testing.assert_allclose(found.xyxy, [small], atol=0.1)
+    assert found.scores == pytest.approx([0.3])
+    assert found.crops[0].mean((0, 1)).argmax() == 0  # red
+    assert found.quality[0] < 0.6  # 60 pixels high
+    assert found.vectors is not None
+    np.testing.assert_array_equal(found.vectors, np.eye(64, dtype=np.float32)[:1])
+
+
 def test_each_frame_gives_one_record_in_its_place(detector: Detector) -> None:
     image = picture((40, 50))
     items = [
@@ -166,6 +204,13 @@ def test_a_skipped_frame_does_not_end_a_tracklet(detector: Detector) -> None:
         run(detector, frame(k, picture((40 + 4 * k, 50)), clock="arrival"))
     run(detector, frame(4, picture((56, 50)), clock="arrival", waited_s=2))
     assert names(run(detector, frame(5, picture((60, 50)), clock="arrival"))[0]) == ("a/0/0/1",)
+
+
+def test_a_name_is_lost_after_a_time_whatever_the_number_of_frames(detector: Detector) -> None:
+    image = picture((40, 50))
+    late = frame(1, image)
+    late = DecodedFrame(msgspec.structs.replace(late.frame, captured_at=5 * S), image)
+    assert names(run(detector, frame(0, image), late)[-1]) == ("a/0/0/2",)
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,11 @@ def test_a_file_whose_time_goes_back_goes_on_from_there() -> None:
     assert clock.stamp(FRAME_NS).captured_ns == UTC_NS + 10 * SECOND_NS + FRAME_NS
 
 
+def test_a_file_whose_time_begins_below_zero_begins_at_its_start() -> None:
+    clock = FileClock(UTC_NS)
+    assert [clock.stamp(time_ns).captured_ns for time_ns in (-FRAME_NS, 0)] == [UTC_NS, UTC_NS + FRAME_NS]
+
+
 def test_a_gap_in_a_file_stays_a_gap() -> None:
     clock = FileClock(UTC_NS)
     clock.stamp(0)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from feeds import HASTY, MjpegCamera, black_hole, frames_of, http_server, number_of, watch, watch_source
 from prometheus_client import REGISTRY
+from services import wait_for
 
 from ingest.cameras import Cameras
 from ingest.clock import WallClock
@@ -110,6 +111,23 @@ def test_a_camera_that_hangs_up_is_called_again_and_each_connection_is_a_stream(
     assert times == sorted(times)
 
 
+def test_a_camera_is_connected_while_it_delivers_and_no_longer() -> None:
+    def connected() -> float:
+        return metric("camera_connected", camera="gauge")
+
+    with http_server(MjpegCamera) as address:
+        with closing(Cameras("site", [camera(f"http://{address}/", "gauge")], patience=HASTY)) as source:
+            watch_source(source, lambda m: len(frames_of(m)) >= 1)
+            assert connected() == 1
+        wait_for(lambda: connected() == 0, "its thread has ended")
+
+
+def test_a_known_delay_is_taken_off_every_picture() -> None:
+    with http_server(MjpegCamera) as address:
+        seen = watch([camera(f"http://{address}/", clock_offset=-2.0)], lambda m: len(frames_of(m)) >= 3)
+    assert all(f.ingested_at - f.captured_at >= 2 * S for f in frames_of(seen))
+
+
 def test_a_reader_that_stalls_gets_the_newest_frames_and_the_others_are_counted() -> None:
     class Quick(MjpegCamera):
         interval_s = 0.02
@@ -193,6 +211,7 @@ def test_a_connected_camera_whose_pictures_are_not_due_is_idle_up_to_its_last_pi
     assert state is not None
     assert (state.stream, state.captured_at) == (NOW, NOW + 280_000_000)
     assert q.idle(NOW + 400_000_000) is None  # just said
+    assert q.idle(NOW + 600_000_000) is None  # nothing new to say
 
 
 def test_a_connected_camera_that_is_silent_is_idle_up_to_a_second_ago() -> None:
@@ -220,6 +239,15 @@ def test_a_known_delay_is_taken_off_what_is_called_idle() -> None:
     assert state.captured_at == NOW + 3 * S
 
 
+def test_a_known_delay_is_taken_off_the_silence_of_a_connected_camera_too() -> None:
+    q = queue(clock_offset=-2.0)
+    q.begin(NOW - 2 * S)
+    q.heard(NOW - 2 * S, NOW)
+    state = q.idle(NOW + 5 * S)
+    assert state is not None
+    assert state.captured_at == NOW + 2 * S
+
+
 def test_what_was_called_idle_is_dropped_and_counted_when_it_comes_after_all() -> None:
     q = queue()
     q.begin(NOW)
@@ -227,8 +255,9 @@ def test_what_was_called_idle_is_dropped_and_counted_when_it_comes_after_all() -
     assert q.idle(NOW + 5 * S) is not None
     before = metric("frames_dropped_total", camera="hall", reason="late")
     q.put(frame(NOW + 3 * S, 1))
-    q.put(frame(NOW + 4 * S + 1, 2))
-    assert metric("frames_dropped_total", camera="hall", reason="late") - before == 1
+    q.put(frame(NOW + 4 * S, 2))
+    q.put(frame(NOW + 4 * S + 1, 3))
+    assert metric("frames_dropped_total", camera="hall", reason="late") - before == 2
     assert q.head_ns() == NOW + 4 * S + 1
 
 

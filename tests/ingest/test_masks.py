@@ -17,6 +17,12 @@ def test_a_mask_is_black_inside_and_leaves_the_rest(size_hw: tuple[int, int]) ->
     assert (image[:, : width // 2 - 3] == 200).all()
 
 
+def test_a_mask_covers_a_pixel_more_than_asked_for() -> None:
+    image = np.full((360, 640, 3), 200, np.uint8)
+    Masks([CORNER]).burn(image)
+    assert not image[179:, 319:].any()  # scaling has mixed what lies on the border with what lies beside it
+
+
 def test_a_mask_over_everything_leaves_nothing() -> None:
     image = np.full((90, 160, 3), 200, np.uint8)
     Masks([WHOLE]).burn(image)

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from matcher.matcher import Matcher, identity_id
-from matcher.merge import CAPACITY
+from matcher.merge import CAPACITY, Place
 from matcher.state import State
 from stream.codec import decode, encode
 from stream.messages import CameraState, Embeddings, MatchEvent, Person
@@ -54,6 +54,7 @@ def test_an_identity_is_named_by_the_site_key_and_its_founding_tracklet():
     assert identity_id(b"another", "c/0/0/0") != event.identity
     assert (event.site, event.kind, event.camera, event.tracklet, event.model) == ("shop", "new", "c", "c/0/0/0", "m")
     assert (event.first_seen, event.captured_at, event.probability) == (0, 0, 1.0)
+    assert counter("sightline_gallery_identities", site="shop") == 1
 
 
 def test_a_runner_up_is_named_like_any_identity():
@@ -61,6 +62,34 @@ def test_a_runner_up_is_named_like_any_identity():
     records = [record(0, person()), *(record(n, twin) for n in range(100, 130))]
     new = [event for event in events(matcher().process(records)) if event.kind == "new"]
     assert new[1].evidence.runner_up.identity == new[0].identity
+    assert (new[1].first_seen, new[1].captured_at) == (20 * SECOND, 25 * SECOND)
+
+
+def test_a_link_names_the_camera_before():
+    made = matcher("ab")
+    found = events(made.process([record(0, person("a/0/0/0"), camera="a")]))
+    found += events(made.process([record(50, person("b/0/0/0"), camera="b", partition=1)]))
+    found += events(made.finish())
+    [link] = [event for event in found if event.kind == "link"]
+    assert (link.camera, link.previous_camera) == ("b", "a")
+
+
+def test_a_merge_names_both_identities_as_they_were_named():
+    doubtful, sure = (person("c/0/0/1", np.asarray(x * e(1) + np.sqrt(1 - x**2) * e(2))) for x in (0.2, 0.9))
+    records = [record(n, person()) for n in range(20)]
+    records += [record(100, doubtful), *(record(n, sure) for n in range(101, 141)), record(155)]
+    made = Matcher("shop", ["c"], State(rules(1, wait_ns=0)), key=KEY, model="m", live=False)
+    found = events(made.process(records))
+    [first, second] = [event for event in found if event.kind == "new"]
+    [merge] = [event for event in found if event.kind == "merge"]
+    assert (merge.identity, merge.merged) == (first.identity, second.identity)
+
+
+def test_a_foot_point_is_a_share_of_the_frame_s_sides():
+    state = State(rules(1))
+    made = Matcher("shop", ["c"], state, key=KEY, model="m", live=False)
+    made.process([record(0, person(xyxy=(10.0, 20.0, 30.0, 90.0)), width=200, height=100)])
+    assert state.open["c/0/0/0"].pos == (0.1, 0.9)
 
 
 def test_an_event_is_a_valid_message_once_it_has_its_number():
@@ -151,11 +180,14 @@ def test_a_partition_is_paused_at_256_waiting_records_and_resumed_at_half():
     assert source.said == [("pause", {0}), ("resume", {0})]
 
 
-def test_tracklets_that_leave_without_an_identity_are_counted():
+def test_tracklets_that_leave_without_an_identity_are_counted_once():
     before = counter("sightline_tracklets_dropped_total", reason="left_undecided")
-    made = matcher()
-    made.process([record(0, person(quality=0.1)), record(15)])
-    assert counter("sightline_tracklets_dropped_total", reason="left_undecided") == before + 1
+    state = State(rules(1))
+    for start in (0, 200):  # the second matcher goes on with what the first one stored
+        made = Matcher("shop", ["c"], state, key=KEY, model="m", live=False)
+        for n in (start, start + 100):
+            made.process([record(n, person(f"c/0/0/{n}", quality=0.1)), record(n + 15)])
+    assert counter("sightline_tracklets_dropped_total", reason="left_undecided") == before + 4
 
 
 def test_the_end_of_the_input_waits_for_nobody():
@@ -164,10 +196,22 @@ def test_the_end_of_the_input_waits_for_nobody():
     assert [event.kind for event in events(made.finish())] == ["new"]
 
 
+def end_of(stream, offset=1):
+    state = CameraState(site="shop", camera="c", stream=stream, state="end", captured_at=0, ingested_at=0)
+    return Record(state, 0, offset)
+
+
+def test_a_camera_is_still_where_the_last_matcher_left_it_when_all_it_says_is_that_it_ended():
+    steps = list(matcher(places={"c": Place(5, 9)}).process([end_of(5)]))
+    assert steps[-1].places["c"] == (5, 9, True)
+
+
+def test_the_end_of_an_earlier_stream_said_again_does_not_end_the_file():
+    steps = list(matcher().process([record(0, stream=7), end_of(0)]))
+    assert steps[-1].places["c"] == (7, 0, False)
+
+
 def test_a_file_that_ended_is_known_as_ended():
-    at = {"captured_at": 0, "ingested_at": 0}
-    made = matcher()
-    end = CameraState(site="shop", camera="c", stream=0, state="end", **at)
-    steps = list(made.process([record(0, person()), Record(end, 0, 1)]))
+    steps = list(matcher().process([record(0, person()), end_of(0)]))
     assert steps[-1].places["c"] == (0, 0, True)
     assert [event.kind for event in events(steps)] == ["new", "end"]

@@ -85,6 +85,13 @@ def test_files_do_not_wait_for_a_camera_that_the_site_file_lacks_and_know_how_fa
     assert out(merger) == [("c", 150), ("a", 200)]
 
 
+def test_a_file_that_begins_again_is_waited_for_again():
+    merger = merge("ab")
+    for record in (frame("b", 0), state("b", 0, "end"), frame("b", 100, stream=1), frame("a", 50), frame("a", 200)):
+        merger.push(record, 0)
+    assert out(merger) == [("b", 0), ("b", 0), ("a", 50), ("b", 100)]
+
+
 def test_the_end_of_an_earlier_stream_said_again_ends_nothing():
     merger = merge("ab", places={"b": Place(7, 0)})
     merger.push(frame("a", 100), 0)
@@ -290,6 +297,14 @@ def test_partitions_may_have_any_numbers(caplog):
     merger.push(Record(frame("b", 100).message, 3, 0), 0)
     assert out(merger) == [("a", 0), ("b", 100)]
     assert merger.offsets() == {3: 1, 7: 1}
+
+
+def test_a_camera_that_was_given_another_s_partition_loses_it_nothing():
+    merger = merge("ab")
+    merger.push(Record(frame("a", 200).message, 0, 5), 0)
+    merger.push(Record(frame("b", 100).message, 0, 6), 0)
+    assert out(merger) == [("b", 100)]
+    assert merger.offsets() == {0: 5}
 
 
 def test_a_camera_that_was_given_another_partition_loses_nothing():

@@ -118,6 +118,19 @@ def test_it_waits_for_more_until_it_is_closed(gallery):
     assert list(closed.batches()) == []
 
 
+def test_what_is_said_while_its_end_is_asked_for_still_comes(gallery):
+    class Late:
+        def events(self, after, **options):
+            found = gallery.events(after, **options)
+            if gallery.numbers() == (1, 0):  # between this look and the next
+                say(gallery, 1)
+                outbox.close_input()
+            return found
+
+    outbox = Outbox(Late(), clock=None)
+    assert [r.message.number for batch in outbox.batches() for r in batch] == [1]
+
+
 def test_it_is_a_source_whose_offsets_are_numbers(gallery):
     say(gallery, 5)
     outbox = Outbox(gallery, clock=None)

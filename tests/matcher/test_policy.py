@@ -1,5 +1,7 @@
 """Each check of the linking policy's sheet, by hand-made sites."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,24 @@ def test_two_cameras_that_overlap_share_a_person():
     _, decisions = site(A, Track("b", "B", like(0.5, 2), 1, 4))
     assert said(decisions) == [("new", "a", 0.0), ("link", "b", 1.0)]
     assert decisions[-1].previous_camera == "A"
+
+
+def test_whom_another_camera_still_sees_has_not_been_away():
+    _, decisions = site(A, Track("b", "B", like(0.5, 2), 1, 4), sure_crops=4)
+    link = decisions[-1]
+    assert (link.kind, link.time, link.evidence.gap_s) == ("link", s(1.6), pytest.approx(-0.6))
+    assert link.evidence.time_log_odds == pytest.approx(math.log(1 / 30 / (7 / 61.6)))
+
+
+def test_the_camera_before_is_the_one_that_saw_the_identity_last():
+    _, decisions = site(A, Track("b", "B", e(1), 20, 21), Track("c", "A", e(1), 40, 41))
+    assert [d.previous_camera for d in decisions if d.kind == "link"] == ["A", "B"]
+
+
+def test_newcomers_are_counted_by_how_probable_they_are():
+    state, decisions = site(A, Track("b", "B", like(0.25, 2), 20, 30))
+    assert [d.probability for d in decisions] == [1.0, pytest.approx(0.3868, abs=5e-5)]
+    assert evidence.newcomers_per_s(state, s(30)) == pytest.approx(7.3868 / 90, abs=1e-6)
 
 
 def test_a_link_waits_for_as_many_crops_as_it_is_told():
@@ -110,6 +130,13 @@ def test_a_tracker_that_switches_people_is_frozen_and_the_true_owner_links_besid
     assert state.site.counters["frozen"] == 1
 
 
+def test_crops_of_somebody_else_that_do_not_come_in_a_row_freeze_nobody():
+    looks = [e(1), e(1), e(1), e(2), e(2), e(1), e(2), e(2), e(1)]
+    state, _ = site(*(Track("a", "A", look, n / 5, n / 5) for n, look in enumerate(looks)))
+    assert not state.open["A/0/a"].frozen
+    assert state.pools["A/0/a"].crops == 5
+
+
 def test_three_crops_of_somebody_else_begin_a_pending_tracklet_anew():
     weak = Track("a", "A", e(1), 0, 0.2, quality=0.25)
     state, decisions = site(weak, Track("a", "A", e(2), 0.4, 0.8, quality=0.26))
@@ -144,11 +171,13 @@ def test_a_late_record_supports_an_open_tracklet_and_opens_none():
             Sighting("people", "A", 0, s(0), (a,)),
             Sighting("people", "B", 0, s(0.4)),
             Sighting("people", "A", 0, s(0.2), (a, x)),
+            Sighting("people", "A", 0, s(0.3), (silent, x)),
             Sighting("people", "A", 0, s(0.6), (silent,)),
         ],
     )
     assert said(decisions) == [("new", "a", 0.6)]
-    assert state.site.counters["late"] == 1
+    assert set(state.open) == {"A/0/a"}
+    assert state.site.counters["late"] == 2
 
 
 @pytest.mark.parametrize(
@@ -165,6 +194,13 @@ def test_a_full_gallery_lets_go_whom_it_has_not_seen_for_longest():
     assert [kind for kind, *_ in said(decisions)] == ["new"] * 4
     assert state.site.counters["evicted"] == 2
     assert len(state.identities) == 2
+
+
+def test_eviction_spares_whoever_is_in_sight():
+    here, nobody_s_double = Track("a", "A", e(1), 0, 30), Track("b", "B", like(-0.5, 2), 10, 20)
+    state, decisions = site(here, nobody_s_double, max_identities=1)
+    assert said(decisions) == [("new", "a", 0.0)]
+    assert "evicted" not in state.site.counters
 
 
 def test_eviction_spares_a_candidate_of_the_same_decision():
@@ -200,6 +236,14 @@ def test_credit_from_sure_links_buys_an_unsure_one_that_leaves_no_exemplar():
     assert decisions[-1].probability == pytest.approx(0.7708, abs=5e-5)
     assert decisions[-1].evidence.reason == "credit"
     assert "B/0/z" not in state.exemplars[0]
+
+
+def test_credit_is_kept_up_to_one_false_link():
+    returns = [Track(f"r{n}", "BA"[n % 2], e(1), 10 + 10 * n, 11 + 10 * n) for n in range(8)]
+    _, decisions = site(A, *returns, false_links=0.2)
+    kept = [d.evidence.credit for d in decisions if d.kind == "link"]
+    assert kept == sorted(kept)
+    assert kept[-1] == 1.0
 
 
 def doubtful(camera, start, axis=2):
@@ -272,6 +316,13 @@ def test_camera_means_start_from_training_and_lean_towards_their_own_people():
     assert np.allclose(state.centre("B"), 0.25 * e(1))
 
 
+def test_looks_are_compared_without_each_camera_s_mean():
+    _, decisions = site(A, Track("b", "B", like(0.6, 2), 60, 61), mean_prior=3.0)
+    assert decisions[-1].kind == "link"
+    # of camera B a quarter of the first axis is common to all
+    assert decisions[-1].evidence.similarity == pytest.approx(0.35 / math.hypot(0.35, 0.8), abs=1e-3)
+
+
 def test_an_identity_teaches_each_camera_mean_once():
     state, decisions = site(
         A, Track("b", "A", e(1), 20, 21), Track("c", "B", e(1), 40, 41), mean_prior=3.0, retention_ns=10**9 * SECOND
@@ -327,6 +378,21 @@ def test_a_new_stream_ends_what_the_old_one_left_open():
     assert out[0].time == s(4)
 
 
+def test_a_new_stream_ends_what_the_old_one_left_open_though_it_was_seen_just_now():
+    state, _ = site(A)
+    out = step(state, Sighting("people", "A", s(4.4), s(4.4)))
+    assert [(d.kind, d.tracklet, d.time) for d in out] == [("end", "A/0/a", s(4))]
+    assert not state.open
+
+
+def test_a_new_stream_forgets_the_names_of_the_old_one_where_they_are_stored_too():
+    state, _ = site(A)
+    step(state, Sighting("idle", "A", 0, s(6)))
+    assert state.changes()["ended/A/A/0/a"] is not None
+    step(state, Sighting("people", "A", s(9), s(9)))
+    assert state.changes()["ended/A/A/0/a"] is None
+
+
 def test_the_end_of_an_earlier_stream_said_again_ends_nothing():
     state, _ = site(A)
     step(state, Sighting("people", "A", s(9), s(9), (Seen("A/9/a", (0.5, 0.5), 0.8, e(1)),)))
@@ -358,6 +424,17 @@ def test_at_its_limit_an_identity_trades_its_oldest_exemplar_of_the_busiest_came
     tracks = [Track(str(n), camera, e(1), 10 * n, 10 * n + 1) for n, camera in enumerate("ABBA")]
     state, _ = site(*tracks, exemplars=3)
     assert set(state.exemplars[0]) == {"A/0/0", "B/0/2", "A/0/3"}
+
+
+def test_whoever_is_in_sight_is_never_expired_by_the_server():
+    state, expiry = State(rules(retention_ns=60 * SECOND)), {}
+    for sighting in records(Track("a", "A", e(1), 0, 10), Track("a", "A", None, 10.2, 200)):
+        step(state, sighting)
+        expires = {key: state.expires(key) for key in state.dirty}
+        expiry.update({key: expires[key] for key in state.changes()})
+        known = [at for key, at in expiry.items() if at is not None and state.entity(key) is not None]
+        assert known
+        assert all(at > state.site.clock for at in known)
 
 
 def test_nothing_outlives_its_retention():

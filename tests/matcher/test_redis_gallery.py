@@ -93,6 +93,9 @@ def test_a_day_of_a_site_leaves_nothing_of_anybody_once_its_retention_is_over(re
         **{f: getattr(last, f) for f in last.__struct_fields__} | {"captured_at": last.captured_at + 86401 * SECOND}
     )
     gallery.commit(list(matcher.process([type(site.records[0][0])(later, 0, 10**6)])))
+    assert set(keys_of(gallery)) <= {"meta", "lease", "state", "events"}, (
+        "no key of anybody, nor the name of one in the index"
+    )
     held = set(gallery.acquire(takeover=True).entities)
     assert held <= {"site", "arrivals"} | {f"camera/c{n}" for n in range(4)}
     assert gallery._client.xlen(gallery._events) == 0
@@ -116,6 +119,23 @@ def test_the_same_steps_sent_again_after_a_lost_answer_are_stored_once(gallery, 
     events = gallery.commit(steps)
     assert [e.number for e in events] == list(range(1, len(events) + 1))
     assert list(gallery.events(0)) == events
+
+
+def test_what_comes_after_a_renewal_whose_answer_was_lost_is_stored(gallery, monkeypatch):
+    monkeypatch.setattr("matcher.redis_gallery.RENEW_S", 0)
+    gallery.acquire()
+    script = gallery._commit_script
+
+    def lose_the_answer(keys, arguments):
+        script(keys, arguments)
+        raise redis.ConnectionError("gone")
+
+    monkeypatch.setattr(gallery, "_commit_script", lose_the_answer)
+    with pytest.raises(GalleryUnreachable):
+        gallery.commit([])
+    monkeypatch.setattr(gallery, "_commit_script", script)
+    gallery.commit([a_step(changes={"site": b"1"})])
+    assert dict(gallery.acquire(takeover=True).entities) == {"site": b"1"}
 
 
 def test_the_lease_runs_out_by_itself_and_then_the_waiting_matcher_enters(redis_server, monkeypatch, caplog):

@@ -2,6 +2,7 @@ import secrets
 import threading
 from contextlib import closing
 
+import msgspec
 import pytest
 
 from matcher.gallery import MemoryGallery
@@ -12,6 +13,7 @@ from stream.kafka import KafkaSink, KafkaSource, TopicSpec, ensure_topics
 from stream.memory import MemoryTopic
 from stream.settings import KafkaSettings
 from stream.stage import as_records, run
+from stream.transport import Record
 
 from .recorded import Recorded, write
 from .simulation import rules_for, simulate
@@ -144,6 +146,17 @@ def test_who_could_not_start_lets_the_next_one_in(site, tmp_path):
     with pytest.raises(OSError, match="no topic"):
         begin(made, fail, site)
     play(begin(gallery(made), Recorded(tmp_path / "records"), site))
+
+
+def test_files_that_ended_in_an_earlier_process_are_waited_for_again(site):
+    made = gallery()
+    through_memory(site, made)
+    source = MemoryTopic("embeddings", EMBEDDINGS, 4).source("match")
+    matcher = begin(gallery(made), source, site, lasting=False).matcher
+    record = site.records[0][0]
+    again = msgspec.structs.replace(record.message, stream=record.message.stream + 1)  # the file has another start
+    assert all(not step.places for step in matcher.process([Record(again, 0, 0)]))
+    assert [set(step.places) for step in matcher.finish()] == [{site.cameras[0]}]
 
 
 def test_a_file_played_again_into_the_same_gallery_says_nothing_and_is_reported(site):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -126,6 +127,12 @@ def test_the_budget_holds_and_the_best_new_ones_go_first() -> None:
     assert [person.vector is not None for person in records[2].people][-2:] == [True, True]
 
 
+def test_a_budget_that_nobody_used_does_not_grow_beyond_one_burst() -> None:
+    crowd = [f"a/0/0/{n}" for n in range(1, 41)]
+    records = process(embedder(crops_per_s=10.0), detections(0, []), detections(500, crowd))
+    assert sum(person.vector is not None for person in records[1].people) == 15
+
+
 def test_the_budget_is_each_cameras_own() -> None:
     names = [f"x/0/0/{n}" for n in range(1, 7)]
     alone, busy = embedder(crops_per_s=5.0), embedder(crops_per_s=5.0)
@@ -198,6 +205,13 @@ def test_people_who_come_with_vectors_keep_them_and_are_chosen_as_all_others_are
         assert records[n].people[0].vector == vectors[n, 0].astype("<f2").tobytes()
 
 
+def test_a_vector_that_somebody_came_with_is_nobody_else_s() -> None:
+    vectors = np.random.default_rng(0).normal(size=(2, 256)).astype(np.float32)
+    item = replace(detections(0, ["a/0/0/1", "a/0/0/2"], quality=[0.1, 0.9]), vectors=vectors)
+    (record,) = process(Embedder(ReferencePersonSearch(), EmbedderSettings()), item)
+    assert [person.vector for person in record.people] == [None, vectors[1].astype("<f2").tobytes()]
+
+
 ROW = LinkRow(a=-10.0, b=20.0, same_pairs=1000)
 LINKS = Links(mean=[0.0] * 24, same=ROW, other=ROW, fitted_on="colours")
 
@@ -234,6 +248,21 @@ def test_a_vector_that_is_no_number_does_not_make_a_tracklet_blind() -> None:
 def test_somebody_in_another_light_keeps_the_name() -> None:
     frames = [worn(k, 130 + 2 * k) for k in range(60)]
     assert names(process(Embedder(ReferenceEmbedder(), EmbedderSettings(), LINKS), *frames)) == ["a/0/0/1"]
+
+
+def test_looks_are_compared_without_what_all_people_have_in_common() -> None:
+    vector = ReferenceEmbedder().infer(np.full((1, 64, 32, 3), 200, np.uint8))["embedding"][0]
+    common = vector + 0.3 * np.eye(len(vector))[0]
+    links = msgspec.structs.replace(LINKS, mean=(common / np.linalg.norm(common)).tolist())
+    frames = [worn(k, 200) for k in range(40)]
+    assert names(process(Embedder(ReferenceEmbedder(), EmbedderSettings(), links), *frames)) == ["a/0/0/1"]
+
+
+def test_a_frame_delivered_again_takes_nobody_s_name_away() -> None:
+    stage = Embedder(ReferenceEmbedder(), EmbedderSettings(), LINKS)
+    process(stage, *(worn(k, 200 if k < 6 else 20) for k in range(30)))
+    process(stage, detections(5, [], status="skipped"))
+    assert names(process(stage, worn(30, 20))) == ["a/0/0/1+1"]
 
 
 def test_nobody_is_judged_by_a_single_crop_or_without_link_rows() -> None:

@@ -43,6 +43,13 @@ def test_a_batch_ends_at_its_count_or_its_span(count, span_s, size):
     assert len(where.take()) == size
 
 
+def test_a_batch_s_span_begins_with_the_oldest_record_of_all_partitions():
+    where = cursors(100, 2.0)
+    fetch(where, 0, *range(10))
+    fetch(where, 1, 8, 9)
+    assert places(where.take()) == [(0, 0), (0, 1), (0, 2)]
+
+
 def test_within_a_partition_the_topics_order_holds_whatever_the_times():
     where = cursors()
     for offset, captured_at in enumerate([5, 1, 3]):
@@ -106,6 +113,13 @@ def test_records_on_their_way_while_a_partition_changed_hands_are_not_taken_in(m
     where.fetched(0, 5, Message(5), epochs[0])
     assert not where.take()
     assert where.fetching().get(0, 1) == 1, "what lies between will be fetched"
+
+
+def test_what_is_fetched_a_second_time_is_taken_in_once():
+    where = cursors()
+    fetch(where, 0, 0, 1)
+    fetch(where, 0, 0, 1, 2)
+    assert places(where.take()) == [(0, 0), (0, 1), (0, 2)]
 
 
 def test_a_paused_partition_keeps_what_was_fetched_and_wants_no_more():

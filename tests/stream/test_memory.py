@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stream.codec import FRAMES, encode
-from stream.errors import DeliveryFailed, MessageTooLarge
+from stream.errors import DeliveryFailed, MessageTooLarge, OffsetGone
 from stream.memory import MemoryTopic
 from stream.messages import CameraState, Frame
 from stream.telemetry import FRAMES_DROPPED, FRAMES_SENT
@@ -121,6 +121,15 @@ def test_a_slow_group_holds_the_records_of_a_fast_one():
     assert sequences(slow) == [0, 1, 2]
     full.sink(lambda _: 0).send([frame(3)])
     assert sequences(fast) == sequences(slow) == [3]
+
+
+def test_what_every_group_has_committed_is_gone():
+    kept = topic()
+    source = kept.source("g")
+    kept.sink(lambda _: 0).send(frame(n) for n in range(3))
+    assert sequences(source) == [0, 1, 2]
+    with pytest.raises(OffsetGone, match="partition 0 holds offsets 3 to 3, 2 was to be read next"):
+        source.seek({0: 2})
 
 
 def test_a_message_larger_than_its_topic_carries_is_refused():

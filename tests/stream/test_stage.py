@@ -10,6 +10,7 @@ from stream.errors import CameraUnreachable, DeliveryFailed
 from stream.memory import MemoryTopic
 from stream.messages import Frame
 from stream.stage import Chain, Pass, as_messages, as_records, run
+from stream.transport import Record
 
 
 def frame(sequence: int, camera: str = "gate") -> Frame:
@@ -95,6 +96,24 @@ def test_what_a_stage_still_owes_comes_at_the_end_of_the_input():
     assert journal.lines == ["send 0", "flush", "send 99", "flush"]
 
 
+def test_what_the_first_of_two_stages_owes_goes_through_the_second_before_what_that_one_owes():
+    class Last(Pass):
+        def finish(self):
+            return [frame(98)]
+
+    class Next(Pass):
+        def process(self, batch):
+            return [frame(message.sequence + 1) for message in batch]
+
+        def finish(self):
+            return [frame(7)]
+
+    frames, journal = topic(1), Journal()
+    frames.close_input()
+    run(frames.source("g"), Chain(Last(), Next()), journal, prepare=as_messages, name="t")
+    assert journal.lines == ["send 1", "flush", "send 99", "send 7", "flush"]
+
+
 def test_a_stopped_run_owes_nothing_more():
     stop = threading.Event()
 
@@ -147,14 +166,22 @@ def test_an_error_of_any_part_ends_the_run(part):
     assert threading.active_count() == before, "the fetching thread has ended"
 
 
-def test_a_run_waits_for_a_sink_that_cannot_deliver_and_loses_nothing():
+@pytest.mark.parametrize("part", ["send", "flush"])
+def test_a_run_waits_for_a_sink_that_cannot_deliver_and_loses_nothing(part):
     class Away(Journal):
         failures = 3
 
-        def flush(self) -> None:
-            if self.failures:
+        def fail(self, now: str) -> None:
+            if self.failures and now == part:
                 self.failures -= 1
                 raise DeliveryFailed("the broker is away")
+
+        def send(self, messages: Iterable[Frame]) -> None:
+            self.fail("send")
+            super().send(messages)
+
+        def flush(self) -> None:
+            self.fail("flush")
             super().flush()
 
     frames, journal = topic(2), Away()
@@ -175,6 +202,30 @@ def test_a_run_that_waits_for_a_sink_can_be_stopped_and_commits_nothing():
     frames, journal = topic(2), Away()
     run(Overheard(frames.source("g"), journal), Pass(), journal, prepare=as_messages, name="t", stop=stop)
     assert frames.lag("g") == {0: 2}
+
+
+def test_no_more_is_fetched_than_one_batch_ahead_and_one_on_its_way():
+    asked, went_on = [], threading.Event()
+
+    class Endless:
+        def batches(self):
+            for number in range(100):
+                asked.append(number)
+                if number == 3:
+                    went_on.set()
+                yield [Record(frame(number), 0, number)]
+
+        def commit(self, batch) -> None:
+            pass
+
+    class Slow(Pass):
+        def process(self, batch):
+            if batch[0].sequence == 0:
+                assert not went_on.wait(0.3), "the first is not done, one waits, one is on its way"
+            return batch
+
+    run(Endless(), Slow(), Journal(), prepare=as_messages, name="t")
+    assert asked == list(range(100))
 
 
 def test_a_full_topic_holds_its_writer_back_until_it_is_read():

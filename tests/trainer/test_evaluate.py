@@ -138,6 +138,11 @@ def test_a_detector_that_is_right_scores_one_whatever_the_input_size():
     assert (score.average_precision, score.recall, score.precision) == (1, 1, 1)
 
 
+def test_people_hardly_visible_are_not_asked_for():
+    with pytest.raises(DataError, match="none of the pictures shows a person"):
+        score_detector(BrightSpot(), _scenes(visible=0.29), (40, 60))
+
+
 def test_a_detector_that_is_not_sure_is_not_counted_at_the_threshold():
     score = score_detector(BrightSpot(0.3), _scenes(), (40, 60))
     assert (score.average_precision, score.recall) == (1, 0)

@@ -60,7 +60,11 @@ def test_smoothed_cross_entropy_is_torchs():
 def test_the_cosine_softmax_does_not_see_lengths():
     head = CosineSoftmax(8, 5)
     features, labels = torch.randn(4, 8), torch.tensor([0, 1, 2, 3])
-    assert torch.allclose(head(features, labels), head(features * 7, labels), atol=1e-5)
+    plain = head(features, labels)
+    assert torch.allclose(plain, head(features * 7, labels), atol=1e-5)
+    with torch.no_grad():
+        head.weight *= torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0]])
+    assert torch.allclose(plain, head(features, labels), atol=1e-5)
 
 
 def test_box_overlaps_are_those_worked_by_hand():
@@ -104,8 +108,10 @@ def test_the_anchor_itself_changes_nothing():
 def test_the_centre_loss_is_the_mean_squared_distance():
     loss = CentreLoss(2, 3).eval()
     loss.centres.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]]))
+    before = loss.centres.clone()
     value = loss(torch.tensor([[3.0, 4.0], [1.0, 2.0]]), torch.tensor([0, 1]))
     assert float(value) == pytest.approx((25 + 1) / 2)
+    assert torch.equal(loss.centres, before)  # they follow in training alone
 
 
 def test_centres_move_as_gradient_descent_on_the_unweighted_loss_moves_them():

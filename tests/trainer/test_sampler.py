@@ -32,6 +32,9 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert (first.order(1) == PKSampler(LABELS, 3, 4, seed=5).order(1)).all()
     assert not np.array_equal(first.order(1), PKSampler(LABELS, 3, 4, seed=6).order(1))
     assert not np.array_equal(first.order(0), first.order(1))
+    plain = ShuffleSampler(23, 5, seed=5)
+    assert (plain.order(1) == ShuffleSampler(23, 5, seed=5).order(1)).all()
+    assert not np.array_equal(plain.order(0), plain.order(1))
 
 
 def test_half_of_a_batch_is_of_one_site_and_half_of_another():
