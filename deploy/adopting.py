@@ -73,7 +73,7 @@ def adopt_model(
         console.print(f"  {note}")
     section = "detector" if card.kind == "detector" else "reid"
     said = name if output is None else str(folder)
-    console.print(f'Use it: \\[{section}] bundle = "{said}" in the site file')
+    console.print(f'Use it: [{section}] bundle = "{said}" in the site file')
     return {"bundle": str(folder), "id": card.id, "max_batch": card.max_batch, "notes": list(adopted.notes)}
 
 

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 from rich.console import Console
 from rich.table import Table
 
-from deploy.demo import drawn, score_table
+from deploy.demo import drawn, score_table, too_slow
 from deploy.play import against_truth, figures, judge, play, site
 from deploy.view import View
 from ingest.synthetic.scene import SceneSettings
@@ -45,6 +45,8 @@ def run_bench(scenes: Sequence[SceneSettings], console: Console) -> dict[str, An
         }
         runs.append(found)
         console.print(score_table(found), stage_table(found["stages"], scene.seconds))
+        if hint := too_slow(found):
+            console.print(hint)
     if len(runs) > 1:
         console.print(mean_table(runs))
     return {"runs": runs}

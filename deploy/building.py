@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deploy import engine, engine_build, engine_check
@@ -21,9 +22,9 @@ def check(given: str, console: Console) -> tuple[dict[str, Any], bool]:
     path = Path(given) if given.endswith(".onnx") else load_bundle(given).path / MODEL
     report = engine_check.check(engine_build.prepared(path))
     for one in report.unsupported:
-        console.print(f"[red]not taken[/] {one}")
+        console.print(f"[red]not taken[/] {escape(str(one))}", markup=True)
     for operator, note in report.notes.items():
-        console.print(f"[yellow]look[/] {operator}: {note}")
+        console.print(f"[yellow]look[/] {operator}: {escape(note)}", markup=True)
     verdict = f"{len(report.unsupported)} not taken" if report.unsupported else "all taken"
     console.print(
         f"{path}: opset {report.opset}, {report.nodes} nodes, {verdict} by the parser's published list (TensorRT {report.tensorrt})"
@@ -47,7 +48,10 @@ def build(
     bundle = load_bundle(given)
     report = engine_check.check(engine_build.prepared(bundle.model))
     for one in report.unsupported:
-        console.print(f"[yellow]look[/] {one}: so says the list of TensorRT {report.tensorrt}; the parser decides")
+        console.print(
+            f"[yellow]look[/] {escape(str(one))}: so says the list of TensorRT {report.tensorrt}; the parser decides",
+            markup=True,
+        )
     with _shown(console) as (say, progress):
         plan, sidecar = plan_of(
             bundle,

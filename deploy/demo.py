@@ -23,6 +23,7 @@ from reid.settings import EmbedderSettings
 from stream.cores import usable_cores
 
 MARGIN_S = 8.0  # of the scene drawn beyond what the measured rate asks for: machines are not steady
+SKIPPED_AT_MOST = 0.01  # of the frames sampled, before a run says that its machine was too slow
 SHARED = 0.5  # of the measured drawing rate that is left while the stream runs beside it on two cores
 
 
@@ -60,6 +61,8 @@ def run_demo(
     frames = against_truth(scene, played.records)
     found = figures(scene, played, judge(frames, played.events), fast=fast, workers=workers)
     console.print(score_table(found))
+    if hint := too_slow(found):
+        console.print(hint)
     if report is not None:
         paths = write_report(
             report, found, played.events, frames, majority_truth(frames), lambda record: picture(scene, record)
@@ -80,10 +83,11 @@ def drawn(scene: SceneSettings, console: Console, *, workers: int, ahead: bool) 
             console=console, disable=not console.is_terminal, transient=True,
         ) as bar:  # fmt: skip
             drawing = held.enter_context(_Drawing(scene, workers, bar))
-            if not console.is_terminal:
-                console.print(f"drawing the scene ({scene.cameras} cameras, {scene.seconds:g} s)")
+            said = console.is_terminal
             while not drawing.renderer.wait(drawing.needed_s() if ahead else scene.seconds, timeout_s=0.5):
-                pass
+                if not said:
+                    console.print(f"drawing the scene ({scene.cameras} cameras, {scene.seconds:g} s)")
+                said = True
         yield
 
 
@@ -141,6 +145,18 @@ def score_table(found: dict[str, Any]) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def too_slow(found: dict[str, Any]) -> str | None:
+    """What to say of a run that skipped so much that its figures are the machine's, not the models'; else None."""
+    skipped = found["frames_dropped"]
+    sampled = found["frames_analysed"] + skipped
+    if skipped <= SKIPPED_AT_MOST * sampled:
+        return None
+    return (
+        f"this machine was too slow or too busy: {skipped} of {sampled} frames were skipped; "
+        "sightline demo --fast shows the stream without time pressure"
+    )
 
 
 def _percent(share: float | None) -> str:

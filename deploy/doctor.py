@@ -115,6 +115,7 @@ def bundle(
 ) -> Finding:
     """One model, on the runtime that the site's workers will take."""
     from deploy.backends import choose, load
+    from deploy.backends.auto import clock_for, one_call_ms
     from deploy.bundle import synthetic_only_warning
 
     def look() -> Finding:
@@ -122,11 +123,7 @@ def bundle(
         chosen = choose(found, 1, runtime, checkpoint)
         backend = load(found, 1, runtime, checkpoint)
         image = np.zeros((1, *found.card.input_hw, 3), np.uint8)
-        backend.infer(image)
-        started = time.perf_counter()
-        for _ in range(5):
-            backend.infer(image)
-        each_ms = (time.perf_counter() - started) * 200
+        each_ms = one_call_ms(backend, image, clock_for([chosen], 1))
         backend.close()
         card = found.card
         said = f"{card.id}, {card.kind}, {card.input_hw[1]}x{card.input_hw[0]}, {each_ms:.1f} ms on one core in {chosen.name}"
@@ -249,4 +246,4 @@ def _translated(check: str, look: Callable[[], Finding]) -> Finding:
     try:
         return look()
     except SightlineError as error:
-        return Finding(check=check, status="failed", found=str(error))
+        return Finding(check=check, status="failed", found=str(error).removeprefix(f"{check}: "))

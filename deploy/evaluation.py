@@ -71,7 +71,8 @@ def evaluate_models(
     results = []
     for model, prefix in zip(models, _prefixes(names), strict=True):
         console.print(
-            f"[bold]{escape(model.name)}[/bold]: {model.kind} of {model.input_hw[0]}x{model.input_hw[1]}, trained on {escape(model.trained_on)}"
+            f"[bold]{escape(model.name)}[/bold]: {model.kind} of {model.input_hw[0]}x{model.input_hw[1]}, trained on {escape(model.trained_on)}",
+            markup=True,
         )
         results.append([one for each in sets for one in _score(model, each, asked, prefix, cores, console)])
     if len(models) > 1 or len(sets) > 1:

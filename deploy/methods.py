@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from trainer.costs import CLASSES, cost
@@ -22,7 +23,7 @@ def describe(method: str) -> list[dict[str, Any]]:
     """One row per variant of a method: its own values first, then the rows of its paper's ablations."""
     module = method_module(method)
     rows = []
-    for variant, keys in [(FULL, {}), *module.ABLATIONS.items()]:
+    for variant, keys in [(FULL, {}), *((name, keys) for name, keys in module.ABLATIONS.items() if keys)]:
         recipe = make_recipe({"method": method, **keys}, f"{method}, {variant}")
         counted = cost(recipe)
         rows.append(
@@ -59,24 +60,32 @@ def list_methods(methods: list[str], console: Console) -> list[dict[str, Any]]:
         rows = describe(method)
         found += rows
         first = rows[0]
-        console.print(f"[bold]{method}[/bold]  {first['paper']}")
+        console.print(f"[bold]{method}[/bold]  {escape(first['paper'])}", markup=True)
         console.print(f"losses: {', '.join(first['losses'])}")
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        table.add_column("variant", no_wrap=True)
-        for name in ("embedding", "input", "parameters", f"with {CLASSES} people", "multiply-adds"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for row in rows:
-            table.add_row(
-                row["variant"],
-                str(row["embedding"] or "-"),
-                "x".join(map(str, row["input_hw"])),
-                f"{row['parameters']:,}",
-                f"{row['training_parameters']:,}",
-                f"{row['multiply_adds'] / 1e9:.4g} G",
-            )
+        names = ("embedding", "input", "parameters", f"with {CLASSES} people", "multiply-adds")
+        numbers = [_numbers(row) for row in rows]
+        table.add_column("variant", overflow="fold")
+        for name, cells in zip(
+            names, zip(*numbers, strict=True), strict=True
+        ):  # a number is never cut: words fold instead
+            table.add_column(name, justify="right", min_width=max(map(len, cells)))
+        for row, cells in zip(rows, numbers, strict=True):
+            table.add_row(row["variant"], *cells)
         console.print(table)
         console.print("to train one of them:")
         for row in rows:
             console.print(f"  {row['command']}", markup=False)
         console.print()
     return found
+
+
+def _numbers(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What stands behind a variant's name."""
+    return (
+        str(row["embedding"] or "-"),
+        "x".join(map(str, row["input_hw"])),
+        f"{row['parameters']:,}",
+        f"{row['training_parameters']:,}",
+        f"{row['multiply_adds'] / 1e9:.4g} G",
+    )

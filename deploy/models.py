@@ -1,12 +1,16 @@
 """Which models a site runs: a detector and an embedder, or one person search that is both."""
 
 import logging
+from typing import TYPE_CHECKING
 
 from deploy.bundle import Bundle, load_bundle, synthetic_only_warning
 from deploy.settings import Settings
 from detector.settings import DetectorSettings
 from reid.settings import EmbedderSettings
 from stream.errors import SettingsError
+
+if TYPE_CHECKING:
+    from deploy.backends import Candidate
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +40,20 @@ def _one_bundle(detector: DetectorSettings, reid: EmbedderSettings) -> bool:
     return "bundle" not in reid.model_fields_set or reid.bundle == detector.bundle
 
 
-def say_backends(settings: Settings) -> None:
-    """One line per model for which there is a choice of runtimes; made now, before any camera is opened, if it was never made."""
+def backends_of(settings: Settings) -> "list[tuple[Bundle, Candidate]]":
+    """Each of the site's models and what serves it here; chosen now if it was never chosen."""
     from deploy.backends import choose
 
     compute = settings.compute
     detector, embedder = (find(settings.detector, settings.reid) for find in (detector_of, embedder_of))
     chosen = {embedder.path: (embedder, compute.embedder_checkpoint)}
     chosen = {detector.path: (detector, compute.detector_checkpoint)} | chosen
-    for bundle, checkpoint in chosen.values():
-        candidate = choose(bundle, 1, compute.backend, checkpoint)
+    return [(bundle, choose(bundle, 1, compute.backend, checkpoint)) for bundle, checkpoint in chosen.values()]
+
+
+def say_backends(settings: Settings) -> None:
+    """One line per model for which there is a choice of runtimes; made now, before any camera is opened, if it was never made."""
+    for bundle, candidate in backends_of(settings):
         if candidate.remark:
             log.info("%s: %s, %s", bundle.card.name, candidate.name, candidate.remark)
 

@@ -59,7 +59,7 @@ class Output:
         `stderr`: standard output is taken by something else.
         """
         self.json_path = json_path
-        self.console = _Console(stderr=stderr or json_path == STDOUT, soft_wrap=True, highlight=False)
+        self.console = _Console(stderr=stderr or json_path == STDOUT, soft_wrap=True, highlight=False, markup=False)
         if json_path is not None and json_path != STDOUT:
             check_writable("--json", json_path)
 

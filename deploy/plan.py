@@ -1,11 +1,11 @@
 """What a site will ask of its network, its disks and its processors: arithmetic on the settings, and on the models timed here."""
 
-import time
 from math import ceil
 
 import msgspec
 import numpy as np
 
+from deploy.backends.auto import Clock, one_call_ms
 from deploy.settings import Settings
 from stream.model import Backend
 
@@ -69,17 +69,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Never more than there are cameras: a camera is one partition."""
 
 
-def measure(detector: Backend, embedder: Backend, batch: int = 8, repeats: int = 5) -> Costs:
-    """Time both models on this machine, one thread each; the median of a few runs. One that is both costs nothing per crop."""
+def measure(detector: Backend, embedder: Backend, clock: Clock, batch: int = 8) -> Costs:
+    """Time both models on this machine by `clock`, one thread each; the quickest of several turns.
+
+    One that is both costs nothing per crop.
+    """
 
     def milliseconds(backend: Backend, n: int) -> float:
-        images = np.zeros((n, *backend.card.input_hw, 3), np.uint8)
-        taken = []
-        for _ in range(repeats + 1):
-            started = time.perf_counter()
-            backend.infer(images)
-            taken.append((time.perf_counter() - started) * 1000 / n)
-        return float(np.median(taken[1:]))  # the first run allocates
+        return one_call_ms(backend, np.zeros((n, *backend.card.input_hw, 3), np.uint8), clock) / n
 
     size = embedder.card.embedding_size or 0
     embed_ms = 0.0 if embedder is detector else milliseconds(embedder, batch)

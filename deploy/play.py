@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
 from deploy.backends.auto import version_of
+from deploy.models import backends_of
 from deploy.score import Linking, Score, TrueBoxes, latency_ms, score
 from deploy.settings import Settings, compute_of, settings_of
 from deploy.view import View
@@ -43,6 +44,8 @@ class Played:
     decoded: int
     lost: Mapping[str, int]
     """Frames lost on purpose by reason (`sightline_frames_dropped_total`)."""
+    backends: Mapping[str, str]
+    """What served each model: "onnxruntime fp32" by the card's id."""
 
     @property
     def events(self) -> list[MatchEvent]:
@@ -112,6 +115,7 @@ def play(
         cpu_s=cpu,
         decoded=int(sum(_decoded(camera) - before[camera] for camera in cameras)),
         lost={reason: count for reason, count in lost.items() if count},
+        backends={bundle.card.id: candidate.name for bundle, candidate in backends_of(settings)},
     )
 
 
@@ -157,6 +161,7 @@ def figures(scene: SceneSettings, played: Played, judged: Score, *, fast: bool, 
         "latency_ms": latency,
         "realtime_factor": _rounded(scene.seconds / played.wall_s),
         "cpu_ms_per_camera_second": round(1000 * played.cpu_s / camera_seconds, 1),
+        "backends": dict(played.backends),
         "versions": {"python": platform.python_version()} | {name: v for name in PACKAGES if (v := version_of(name))},
     }
 

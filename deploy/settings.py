@@ -37,6 +37,21 @@ EXPECTED = {
 }
 """What a key's text must look like, where that is not a name."""
 
+PLAINER = {
+    "Input should be greater than or equal to": "expected at least",
+    "Input should be less than or equal to": "expected at most",
+    "Input should be": "expected",
+    ", unable to parse string as an integer": "",
+    ", unable to parse string as a number": "",
+    ", unable to interpret input": "",
+    ", got a number with a fractional part": "",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid string": "text in quotes",
+}
+"""What pydantic says, and what a person says; the longer ones first."""
+
 SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Location = tuple[str | int, ...]
 Runtime = Literal["auto", "onnxruntime", "openvino", "tensorrt", "torch"]
@@ -338,11 +353,14 @@ def _reason(error: Any) -> str:
         return "masks are a list of polygons of three points or more: [[[0, 0], [0.3, 0], [0.3, 0.2]]]"
     if error["type"] == "tuple_type":
         return "expected a list"
-    if error["type"] == "timezone_aware":
+    if error["type"].startswith(("timezone_", "datetime_")):
         return "expected a time with its zone, such as 2026-01-31T08:00:00Z"
     if error["type"] == "string_pattern_mismatch":
         return EXPECTED.get(str(error["loc"][-1]), "letters, digits and _ . - are taken, a letter or digit first")
-    return str(error["msg"]).removeprefix("Value error, ")
+    said = str(error["msg"]).removeprefix("Value error, ")
+    for theirs, ours in PLAINER.items():
+        said = said.replace(theirs, ours)
+    return said
 
 
 def _section(where: Location, data: Any) -> tuple[str, Location]:

@@ -27,7 +27,9 @@ LINE_EVERY_S = 30.0
 def require_torch(verb: str) -> None:
     """Raise `UsageError` where the training extra is not installed."""
     if importlib.util.find_spec("torch") is None:
-        raise UsageError(f'sightline {verb} needs torch, which is not installed: pip install "sightline[train]"')
+        raise UsageError(
+            f"sightline {verb} needs torch, which is not installed: pip install -c constraints.txt -e '.[train]'"
+        )
 
 
 def check_output(folder: Path) -> None:
@@ -53,9 +55,9 @@ class Bar:
         self._console, self._what, self._said = console, what, time.monotonic()
         self._unsaid = ""
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[words]}"),
+            TextColumn("{task.fields[words]}", markup=False),
             TimeElapsedColumn(),
         )
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)

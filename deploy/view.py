@@ -93,7 +93,7 @@ class View:
     def _say(self, event: MatchEvent) -> Text:
         seconds = (event.captured_at - (self._first_at or event.captured_at)) / 1e9
         gap = event.evidence.gap_s if event.evidence else None
-        after = f" after {gap:.0f} s" if gap else ""
+        after = f" after {gap:.0f} s" if gap is not None and gap > 0 else ""  # 0 or less: on both cameras at once
         text = Text(f"{seconds:6.1f} s  ")
         text.append(short(event.identity), style="bold cyan")
         if event.merged is None:

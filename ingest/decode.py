@@ -174,7 +174,9 @@ class Video:
                 frames = []
             self._note_utc(packet)
             if not frames and arrival_ns - seen_ns > silence_s() * _SECOND_NS:
-                raise CameraSilent(f"{self._where} sends, but no picture for {silence_s():.3g} s")
+                raise CameraSilent(
+                    f"{self._where} sends, but no picture for {silence_s():.3g} s: set the camera's key frame interval to 1 or 2 s"
+                )
             for frame in frames:
                 if frame.is_corrupt:
                     damaged.inc()
@@ -369,4 +371,7 @@ def _errors(kind: Kind, where: str, timeout_s: float, *, opening: bool) -> Itera
         reason = (error.strerror or type(error).__name__).lower()
         if kind in ("file", "synthetic"):
             raise NotAVideo(f"{where} is not a video, or is cut off: {reason}") from None
-        raise CameraUnreachable(f"{where} {'cannot be reached' if opening else 'broke off'}: {reason}") from None
+        if not opening:
+            raise CameraUnreachable(f"{where} broke off: {reason}") from None
+        remedy = "" if kind == "device" else "; check host and port (in a password write @ : / as %40 %3A %2F)"
+        raise CameraUnreachable(f"{where} cannot be reached: {reason}{remedy}") from None

@@ -40,7 +40,7 @@ class CameraSettings(Section):
     url: str = Field(min_length=1, max_length=4096, repr=False)
     """rtsp://, rtsps://, http://, https://, /dev/video0, synthetic://, or the path of a video file."""
     fps: float = Field(default=5.0, ge=1, le=60)
-    """Pictures per second to analyse; a slower camera gives what it has. People are followed well from 3 on, below 1 not at all."""
+    """Pictures per second to analyse; a slower camera gives what it has. People are followed well at 5, with losses at 3 and 2 (docs/cameras.md)."""
     source_fps: float | None = Field(default=None, gt=0, le=240)
     """Pictures per second of a file without times (raw H.264, H.265 or MJPEG)."""
     width: int = Field(default=1280, ge=64, le=7680, multiple_of=2)

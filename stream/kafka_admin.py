@@ -1,13 +1,13 @@
 """Topics: made when missing, given partitions when cameras come, measured by how far a group lags."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, TopicPartition
-from kafka.admin import OffsetSpec
+from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 from kafka.errors import (
     CoordinatorNotAvailableError,
     InvalidPartitionsError,
@@ -59,7 +59,8 @@ def ensure_topics(
 ) -> None:
     """Make the topics and their ``.dead`` ones, and add partitions where there are fewer than asked for.
 
-    Tries for ``connect_timeout_s``, then raises `BrokerUnreachable`. A topic that is there keeps its own retention.
+    Tries for ``connect_timeout_s``, then raises `BrokerUnreachable`. A topic that is there keeps its own retention: where that
+    is another one and this client may know it, it is said.
     """
     wanted: dict[str, tuple[int, dict[str, str]]] = {}
     for spec in specs:
@@ -92,10 +93,26 @@ def ensure_topics(
                 except InvalidPartitionsError:
                     pass  # likewise
         admin.wait_for_topics(list(wanted))
+        _say_other_retention(admin, settings, {name: configs for name, (_, configs) in wanted.items() if name in there})
 
     _with_admin(
         settings, f"creating topics {', '.join(spec for spec in wanted if not spec.endswith(DEAD))}", ensure, stopped
     )
+
+
+def _say_other_retention(admin: Any, settings: KafkaSettings, wanted: Mapping[str, Mapping[str, str]]) -> None:
+    """Warn of topics that keep their records for longer or shorter than asked; of one whose settings are secret nothing is known."""
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name, ["retention.ms"]) for name in wanted]
+    described = admin.describe_configs(asked, config_filter="all") if asked else {}
+    for name, configs in described.get("topic", {}).items():
+        found, want = configs.get("retention.ms", {}).get("value"), wanted[name]["retention.ms"]
+        if found not in (None, want):
+            log.warning(
+                "topic %s has retention.ms %s, the site asks for %s, and a topic that is there is left as it is; to alter it: "
+                "kafka-configs --bootstrap-server %s --alter --entity-type topics --entity-name %s --add-config "
+                "retention.ms=%s,segment.ms=%s",
+                name, found, want, settings.bootstrap_servers, name, want, wanted[name]["segment.ms"],
+            )  # fmt: skip
 
 
 def topic_id(settings: KafkaSettings, topic: str) -> str:

@@ -164,8 +164,8 @@ def kafka_errors(settings: KafkaSettings, what: str) -> Iterator[None]:
                 "brokers trust who signed it"
             ) from None
         raise BrokerUnreachable(
-            f"{what}: no Kafka broker answers at {servers} ({why}); check [kafka] bootstrap_servers, "
-            f"security_protocol ({settings.security_protocol}) and that the broker runs"
+            f"{what}: no Kafka broker answers at {servers} ({why}); check the address ([kafka] "
+            f"bootstrap_servers in a site file), security_protocol ({settings.security_protocol}) and that the broker runs"
         ) from None
     except theirs.SaslAuthenticationFailedError:
         raise _refused(settings, what) from None

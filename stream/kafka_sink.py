@@ -32,7 +32,7 @@ from stream.kafka_client import (
 )
 from stream.messages import CameraState, DeadLetter, Frame, Inner, MatchEvent
 from stream.settings import KafkaSettings
-from stream.telemetry import DELIVERIES_FAILED, FRAMES_DROPPED, FRAMES_SENT, QUEUE_DEPTH, Seldom
+from stream.telemetry import DELIVERIES_FAILED, FRAMES_DROPPED, FRAMES_SENT, QUEUE_BYTES, Seldom
 
 T = TypeVar("T", bound=Inner | MatchEvent | DeadLetter)
 Policy = Literal["wait", "shed"]
@@ -84,7 +84,7 @@ class KafkaSink(Generic[T]):
         self._away = False
         """The last round failed."""
         self._changed = threading.Condition()
-        self._depth = QUEUE_DEPTH.labels(f"{spec.name} bytes")
+        self._bytes = QUEUE_BYTES.labels(spec.name)
         self._say_too_large, self._say_trouble = Seldom(), Seldom()
         self._thread = threading.Thread(target=self._run, name=f"deliver {spec.name}", daemon=True)
         self._thread.start()
@@ -175,7 +175,7 @@ class KafkaSink(Generic[T]):
             self._raise_failure()
             self._waiting.append(outgoing)
             self._size += len(outgoing.data)
-            self._depth.set(self._size)
+            self._bytes.set(self._size)
             self._changed.notify_all()
 
     def _shed_oldest(self) -> bool:
@@ -296,7 +296,7 @@ class KafkaSink(Generic[T]):
             self._flying = 0
             before, self._away = self._away, bool(again)
             self._size -= sum(len(outgoing.data) for outgoing, good in zip(round_, succeeded, strict=True) if good)
-            self._depth.set(self._size)
+            self._bytes.set(self._size)
             self._changed.notify_all()
         if final is not None:
             raise final

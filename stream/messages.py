@@ -245,8 +245,9 @@ class MatchEvent(msgspec.Struct, frozen=True, kw_only=True, tag="match_event"):
     tracklet: Annotated[
         Tracklet,
         about(
-            "One person followed in one camera, camera/stream/sequence/n. A new or a link begins it, its end ends "
-            "it; of a merge, the one whose end settled it."
+            "One person followed in one camera, camera/stream/sequence/n, and +k behind it where the tracker had gone "
+            "on with somebody else; one name, not to be taken apart. A new or a link begins it, its end ends it; of a "
+            "merge, the one whose end settled it."
         ),
     ]
     first_seen: Annotated[

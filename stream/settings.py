@@ -1,7 +1,8 @@
 """What every section of a settings file is: frozen, strict, and checked when it is read; and the sections read in here."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -24,8 +25,13 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, field: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[field.field_name or ""].annotation in (int, float):
-            raise ValueError("expected a number")
+        if isinstance(value, bool):
+            kind = cls.model_fields[field.field_name or ""].annotation
+            parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+            if any(
+                getattr(part, "__origin__", part) in (int, float) for part in parts
+            ):  # the origin of an Annotated one
+                raise ValueError("expected a number")
         return value
 
 

@@ -10,7 +10,7 @@ from trainer import drawn
 from trainer.ahead import Ahead
 from trainer.cache import ShardReport
 from trainer.calm import calm
-from trainer.checkpoint import load, load_weights, origin
+from trainer.checkpoint import Checkpoint, load, load_weights, origin
 from trainer.data import Crops, Scenes
 from trainer.datasets import load_reid, load_search
 from trainer.datasets.table import REID
@@ -20,6 +20,7 @@ from trainer.run import Judge
 from trainer.settings import Recipe
 from trainer.task import Task
 from trainer.validation import crops_judge
+from trainer.weights import IMAGENET, read
 
 SEARCHES = ("person-search",)
 """Methods that learn from whole scenes with identities, or from a data set of crops; all others but the detector from crops alone."""
@@ -42,6 +43,9 @@ def prepare(recipe: Recipe, *, workers: int, report: ShardReport, resumed: bool 
 
     A `resumed` run will bring its own weights: none are read.
     """
+    if not resumed and recipe.weights not in ("", IMAGENET):
+        read(Path(recipe.weights))  # what is wrong with it is said now: drawing may take ten minutes
+    begun = load(Path(recipe.start)) if recipe.start and not resumed else None
     data, held_out, notes = _data(recipe, workers, report)
     pictures: list[Ahead] = [Ahead(data.images)]
     wrapped: Crops | Scenes = replace(data, images=pictures[0])
@@ -56,8 +60,8 @@ def prepare(recipe: Recipe, *, workers: int, report: ShardReport, resumed: bool 
     if recipe.weights and not resumed:
         notes = [*notes, f"weights = {recipe.weights}: {task.fill(recipe.weights)}"]
         task.seen = origin(recipe.weights)
-    if recipe.start and not resumed:
-        notes = [*notes, _begin(task, Path(recipe.start))]
+    if begun is not None:
+        notes = [*notes, f"start = {recipe.start}: {_begin(task, begun)}"]
     return Prepared(task, None if held_out is None else crops_judge(held_out, recipe.input_hw), notes)
 
 
@@ -90,13 +94,12 @@ def _data(recipe: Recipe, workers: int, report: ShardReport) -> tuple[Crops | Sc
     return crops.train, crops.validation, crops.notes
 
 
-def _begin(task: Task, path: Path) -> str:
+def _begin(task: Task, begun: Checkpoint) -> str:
     """Give a task the weights of another run; its head too, where it tells the same number of people apart."""
-    begun = load(path)
     load_weights(task.network, begun.network)
     task.seen = [*task.seen, *begun.data_sets]
     have = {name: value.shape for name, value in task.head.state_dict().items()}
     fits = have == {name: value.shape for name, value in begun.head.items()}
     if fits:
         load_weights(task.head, begun.head)
-    return f"start = {path}: network{' and head' if fits else '; the head is new, for it tells other people apart'}"
+    return f"network{' and head' if fits else '; the head is new, for it tells other people apart'}"

@@ -71,7 +71,7 @@ def pretrained(
     stripped from each name, then `rename` translates it to the module's.
     """
     if source != IMAGENET:
-        found = _read(Path(source))
+        found = read(Path(source))
     elif imagenet is not None:
         found = _download(imagenet)
     else:
@@ -91,7 +91,8 @@ def pretrained(
     return Matched(tuple(fits), skipped, tuple(name for name in wanted if name not in fits))
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def read(path: Path) -> Mapping[str, Any]:
+    """The state dict in a file of `torch.save`. Raises `DataError` where there is none."""
     if not path.is_file():
         raise DataError(
             f"weights = {str(path)!r}: there is no such file: name one, {IMAGENET!r} for torchvision's, {REMEDY}"

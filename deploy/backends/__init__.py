@@ -109,7 +109,8 @@ def _wanted(runtime: Runtime, package: str, extra: str, backend: Runtime) -> boo
     installed = find_spec(package) is not None
     if backend == runtime and not installed:
         raise DeviceError(
-            f'[compute] backend = "{runtime}": {package} is not installed: pip install "sightline[{extra}]", or take another backend'
+            f'[compute] backend = "{runtime}": {package} is not installed: '
+            f"pip install -c constraints.txt -e '.[{extra}]', or take another backend"
         )
     return backend == runtime or (backend == "auto" and installed)
 

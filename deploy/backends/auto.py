@@ -149,8 +149,10 @@ def version_of(package: str) -> str | None:
 
 def _measured(bundle: Bundle, threads: int, candidates: Sequence[Candidate], made_for: dict[str, str]) -> Choice:
     """Time every candidate that passes the gate, in turns, so that whatever else runs slows all of them alike."""
-    log.info(
-        "%s: finding the fastest of %s (once on this machine)", bundle.card.name, ", ".join(c.name for c in candidates)
+    log.warning(  # commands without a log show warnings alone, and this takes seconds to minutes
+        "measuring which runtime is fastest for %s, once per machine and model: %s",
+        bundle.card.name,
+        ", ".join(c.name for c in candidates),
     )
     refused: dict[str, str] = {}
     first_error: SightlineError | None = None
@@ -218,6 +220,11 @@ def pictures_per_second(
 def clock_for(candidates: Sequence[Candidate], threads: int) -> Clock:
     """Processor seconds where one thread of it does all the work, which what else runs on the machine changes least; else the wall's."""
     return time.process_time if threads == 1 and _on_processor(candidates) else time.perf_counter
+
+
+def one_call_ms(backend: Infers, images: NDArray[np.uint8], clock: Clock) -> float:
+    """Milliseconds of a call with `images`, the quickest of several."""
+    return 1000 * quickest_s([backend], [images], clock)[0][0]
 
 
 def quickest_s(backends: Sequence[Infers], batches: Sequence[NDArray[np.uint8]], clock: Clock) -> list[list[float]]:

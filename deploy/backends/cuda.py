@@ -15,7 +15,7 @@ from typing import Any
 
 from stream.errors import DeviceError, DeviceLost, SightlineError
 
-INSTALL = "pip install 'sightline[tensorrt]' (docs/tensorrt.md)"
+INSTALL = "pip install -c constraints.txt -e '.[tensorrt]' (docs/tensorrt.md)"
 KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 
 # What CUDA and TensorRT say, by the words that do not change with the version -> what it means and what to do.

@@ -23,7 +23,8 @@ def plan(
 
     from deploy import plan as planning
     from deploy.backends import load as load_backend
-    from deploy.models import detector_of, embedder_of
+    from deploy.backends.auto import clock_for
+    from deploy.models import backends_of, detector_of, embedder_of
     from deploy.settings import load
 
     output = Output(json)
@@ -34,7 +35,8 @@ def plan(
     embedder = detector
     if detector.card.kind != "person-search":
         embedder = load_backend(embedder_of(*models), 1, compute.backend, compute.embedder_checkpoint)
-    done = planning.plan(settings, planning.measure(detector, embedder), people, visits)
+    clock = clock_for([candidate for _, candidate in backends_of(settings)], 1)
+    done = planning.plan(settings, planning.measure(detector, embedder, clock), people, visits)
 
     cameras = Table(
         Column("camera", overflow="fold"),

@@ -9,6 +9,7 @@ def status(site: SitePath, json: JsonPath = None, state: StatePath = None) -> No
     Example: sightline status site.toml
     """
     from rich.table import Column, Table
+    from rich.text import Text
 
     from deploy import status as asking
     from deploy.settings import load
@@ -27,6 +28,6 @@ def status(site: SitePath, json: JsonPath = None, state: StatePath = None) -> No
         late = settings.live and (age_s is None or age_s > asking.LIVE_AGE_S)
         last = "none yet" if age_s is None else "end of file" if camera.ended else f"{age_s:.1f} s ago"
         lags = [str(lag) if lag is not None else "" for lag in (camera.frames_lag, camera.embeddings_lag)]
-        table.add_row(camera.camera, f"[red]{last}[/red]" if late else last, *lags)
+        table.add_row(camera.camera, Text(last, style="red" if late else ""), *lags)
     output.console.print(table)
     output.data(found)

@@ -73,7 +73,7 @@ def test_a_choice_is_measured_once_kept_and_taken_again(
     again = backends.choose(bundle, 1, "auto")
     assert again.name == first.name == kept["chosen"]
     assert again.remark == first.remark
-    assert caplog.text.count("finding the fastest of") == 1
+    assert caplog.text.count("measuring which runtime is fastest for") == 1
     assert set(kept["pictures_per_second"]) | set(kept["refused"]) == {  # type: ignore[call-overload]
         candidate.name for candidate in backends.candidates(bundle, 1, "auto")
     }
@@ -181,7 +181,7 @@ def test_a_site_hears_what_was_chosen_before_its_cameras_are_opened(
     caplog.set_level(logging.INFO)
     site = write_site(tmp_path, cameras=("north",), frames=2)
     say_backends(load(site, {}))
-    said = [record.message for record in caplog.records if "finding" not in record.message]
+    said = [record.message for record in caplog.records if "measuring" not in record.message]
     assert [line.split(":")[0] for line in said] == ["red-square", "tiny-embedder"]
     assert all("here" in line for line in said)
     caplog.clear()
@@ -250,7 +250,9 @@ def test_a_backend_that_is_not_installed_names_the_extra(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, backend: str, extra: str
 ) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda package: None)  # as in the base install
-    with pytest.raises(DeviceError, match=rf'backend = "{backend}": .* pip install "sightline\[{extra}\]"'):
+    with pytest.raises(
+        DeviceError, match=rf"""backend = "{backend}": .* pip install -c constraints.txt -e '\.\[{extra}\]'"""
+    ):
         backends.load(bundle, 1, backend)  # type: ignore[arg-type]
     assert [candidate.name for candidate in backends.candidates(bundle, 1, "auto")] == ["onnxruntime fp32"]
 

@@ -126,7 +126,7 @@ def test_what_cannot_be_built_is_one_line(
 def test_without_pycuda_the_line_says_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of(["build", "osnet-x0.25"]) == 1
     assert capsys.readouterr().err == (
-        "sightline: TensorRT needs pycuda, which is not installed: pip install 'sightline[tensorrt]' (docs/tensorrt.md)\n"
+        "sightline: TensorRT needs pycuda, which is not installed: pip install -c constraints.txt -e '.[tensorrt]' (docs/tensorrt.md)\n"
     )
 
 

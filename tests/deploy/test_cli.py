@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.table import Table
 
 from deploy import service
 from deploy.cli import VERBS, main, status_of
@@ -173,6 +174,14 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> No
     assert Output(None).console.is_terminal
     monkeypatch.setenv("TERM", "dumb")
     assert not Output(None).console.is_terminal
+
+
+def test_a_path_with_brackets_is_printed_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("[file]", title="[bold]")
+    table.add_row("/data/[old]/y")
+    Output(None).console.print("/data/[old]/x", table)
+    said = capsys.readouterr().out
+    assert all(text in said for text in ("/data/[old]/x", "[bold]", "[file]", "/data/[old]/y"))
 
 
 def test_an_interrupt_while_commands_are_imported_is_no_traceback(

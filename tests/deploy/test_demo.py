@@ -1,14 +1,20 @@
 """The demo as a user runs it, small: drawn, played through every stage, scored, reported."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from deploy.bench import SEEDS, mean_table, stage_table
+from deploy.bundle import load_bundle
 from deploy.cli import status_of
+from deploy.demo import drawn, too_slow
 from deploy.play import play, site
+from detector.settings import DetectorSettings
 from ingest.synthetic.scene import SceneSettings
+from reid.settings import EmbedderSettings
 from stream.messages import MatchEvent
 
 SMALL = SceneSettings(seed=11, people=5, cameras=2, seconds=12.0, fps=10.0)
@@ -29,13 +35,16 @@ def test_a_fast_demo_leaves_a_report_with_every_figure_and_picture(tmp_path: Pat
     expected = {
         "cameras", "seconds", "frames_decoded", "frames_analysed", "frames_dropped", "people_true", "identities",
         "link_precision", "link_recall", "idf1", "mota", "latency_ms", "realtime_factor", "cpu_ms_per_camera_second",
-        "versions",
+        "versions", "backends",
     }  # fmt: skip
     assert expected <= report.keys()
     assert report["frames_decoded"] == 2 * 120
     assert abs(report["frames_analysed"] - 2 * 60) <= 2  # a camera's phase decides whether the last place is reached
     assert report["frames_dropped"] == 0
     assert report["people_true"] >= 2
+    models = [load_bundle(name).card.id for name in (DetectorSettings().bundle, EmbedderSettings().bundle)]
+    assert list(report["backends"]) == models
+    assert set(map(len, map(str.split, report["backends"].values()))) == {2}  # a runtime and a precision
     assert report["identities"] >= 1
     assert report["idf1"] > 0.4
     for picture in ("timeline.png", "cam-1.png", "cam-2.png"):
@@ -73,6 +82,28 @@ def test_a_live_demo_accounts_for_every_frame_and_says_how_late_its_events_were(
     assert report["latency_ms"]["p50"] > 0
     assert report["realtime_factor"] < 1.05
     assert abs(report["frames_analysed"] + report["frames_dropped"] - 2 * 60) <= 2
+
+
+def test_a_scene_that_is_drawn_already_is_not_said_to_be_drawn():
+    said = io.StringIO()
+    for _ in range(2):
+        said.truncate(said.seek(0))
+        with drawn(SMALL, Console(file=said), workers=1, ahead=False):
+            pass
+    assert said.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("dropped", "said"),
+    [
+        pytest.param(0, None, id="none"),
+        pytest.param(1, None, id="one in a hundred"),
+        pytest.param(2, "this machine was too slow or too busy: 2 of 101 frames were skipped; ", id="more"),
+    ],
+)
+def test_a_run_that_skipped_frames_says_whose_fault_that_is(dropped: int, said: str | None):
+    hint = too_slow({"frames_analysed": 99, "frames_dropped": dropped})
+    assert hint == said if said is None else hint and hint.startswith(said) and "--fast" in hint
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`sightline doctor`, `plan` and `status`: what they look at, what they find, and what they advise."""
 
+import itertools
 import json
 import shutil
 import threading
@@ -7,14 +8,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from clips import write_clip
 from feeds import MjpegCamera, http_server
+from numpy.typing import NDArray
 from secure_kafka import SecureKafka
 from services import RedisServer, free_port, valkey_binary
 
 from deploy import doctor
-from deploy.plan import Costs, plan
+from deploy.bundle import load_bundle
+from deploy.plan import Costs, measure, plan
 from deploy.settings import load
 from deploy.status import status
 from deploy.wiring import run_site
@@ -75,6 +79,12 @@ def test_a_narrow_terminal_gets_every_path_whole(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "…" not in done.stdout
     assert done.stdout.count("x") >= 80
+
+
+def test_a_camera_that_fails_is_named_once(tmp_path: Path) -> None:
+    found = doctor.camera(CameraSettings(id="gone", url=str(tmp_path / "gone.mp4")))
+    assert (found.check, found.status) == ("camera gone", "failed")
+    assert found.found.startswith(str(tmp_path))
 
 
 def test_a_camera_too_slow_to_follow_people_is_said(tmp_path: Path) -> None:
@@ -184,6 +194,26 @@ def test_a_plan_adds_up(site: Path) -> None:
     assert many.perceive_cores > few.perceive_cores
     assert many.topics[1].mb_s > embeddings.mb_s
     assert few.perceive_workers == 1
+
+
+def test_a_plan_takes_the_quickest_turn_by_the_clock_it_is_given(site: Path) -> None:
+    now_s = [0.0]
+
+    class Busy:
+        """A model whose calls take 20 ms a picture, and more where something else runs."""
+
+        def __init__(self, bundle: str) -> None:
+            self.card, self._others_s = load_bundle(bundle).card, itertools.cycle((0.3, 0.0, 0.1))
+
+        def infer(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+            now_s[0] += 0.02 * len(images) + next(self._others_s)
+            return {}
+
+        def close(self) -> None:
+            pass
+
+    costs = measure(Busy("person-detector"), Busy("osnet-x0.25"), lambda: now_s[0])
+    assert (costs.detect_ms, costs.embed_ms) == (pytest.approx(20), pytest.approx(20))
 
 
 def test_a_plan_times_the_models_and_prints(site: Path, tmp_path: Path) -> None:

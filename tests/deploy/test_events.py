@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from deploy.telling import line
 from deploy.view import View
-from stream.messages import EventKind, MatchEvent
+from stream.messages import EventKind, Evidence, MatchEvent
 from tests.deploy.sites import write_site
 from tests.deploy.workers import Worker, json_lines, last_line, sightline
 
@@ -123,6 +124,15 @@ def test_the_live_view_counts_merged_identities_once() -> None:
         for one in (event("new", "a"), event("new", "b"), event("merge", "a", "b")):
             view.event(one)
     assert "1 identities, 0 links" in shown.getvalue()
+
+
+def test_who_is_on_two_cameras_at_once_came_after_no_time() -> None:
+    view = View(["hall"], Console(file=io.StringIO()), "title")
+    for gap_s in (-2.0, 3.0):
+        linked = msgspec.structs.replace(event("link", "a"), evidence=Evidence(reason="sure", gap_s=gap_s))
+        view.event(linked)
+    assert [" after 3 s" in text.plain for text in view._latest] == [False, True]
+    assert " after -2 s" not in view._latest[0].plain
 
 
 def test_a_narrow_terminal_loses_nothing_of_the_live_view() -> None:

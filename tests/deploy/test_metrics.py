@@ -46,6 +46,6 @@ def test_a_site_that_runs_counts(counted: dict[str, float], name: str, least: in
     assert counted[name] >= least
 
 
-@pytest.mark.parametrize("name", ["consumer_lag", "queue_depth"])
+@pytest.mark.parametrize("name", ["consumer_lag", "queue_depth", "queue_bytes"])
 def test_what_is_empty_at_the_end_was_measured(counted: dict[str, float], name: str) -> None:
     assert [s for m in REGISTRY.collect() for s in m.samples if s.name == f"sightline_{name}"]

@@ -70,8 +70,23 @@ def test_a_site_without_kafka_and_redis_keeps_both_inside(tmp_path: Path) -> Non
         ),
         pytest.param(
             SITE.replace("fps = 4", "fps = 0.5"),
-            "input should be greater than or equal to 1",
+            '[[camera]] "front-door" fps = 0.5: expected at least 1',
             id="too slow to follow anybody",
+        ),
+        pytest.param(
+            SITE + "start = 'today'\n",
+            "start = today: expected a time with its zone, such as 2026-01-31T08:00:00Z",
+            id="a start that is no time",
+        ),
+        pytest.param(
+            SITE.replace("fps = 4", "width = 640.5"),
+            '[[camera]] "front-door" width = 640.5: expected a whole number',
+            id="a part of a pixel",
+        ),
+        pytest.param(
+            SITE + "[compute]\nbackend = 'cuda'\n",
+            "[compute] backend = cuda: expected 'auto', 'onnxruntime', 'openvino', 'tensorrt' or 'torch'",
+            id="no runtime of that name",
         ),
         pytest.param(
             SITE + "[detector]\nhigh_score = 0.2\n",
@@ -110,7 +125,7 @@ def test_a_site_without_kafka_and_redis_keeps_both_inside(tmp_path: Path) -> Non
         ),
         pytest.param(
             SITE.replace("fps = 4", "fps = 0"),
-            'site.toml line 12: [[camera]] "front-door" fps = 0: input should be greater than',
+            'site.toml line 12: [[camera]] "front-door" fps = 0: expected at least 1',
             id="number out of range",
         ),
         pytest.param(SITE.replace('name = "depot"', ""), '[site] "name" is missing', id="missing key"),
@@ -279,6 +294,16 @@ def test_no_secret_is_shown_by_settings_or_their_refusals(tmp_path: Path) -> Non
     for behind in ("/", ""):
         said = refusal(tmp_path, SITE.replace("rtsp://user", f"rtsp:{behind}user"))
         assert said == 'site.toml: [[camera]] "north" url: two slashes belong behind rtsp:'
+
+
+def test_once_a_site_is_loaded_its_secrets_are_hidden_wherever_they_stand(tmp_path: Path) -> None:
+    text = SITE.replace("[site]", '[site]\nkey = "tangerine-tangerine"')
+    kafka = "[kafka]\nbootstrap_servers = 'x:1'\nsecurity_protocol = 'SASL_SSL'\nsasl_username = 'u'\nsasl_mechanism = 'PLAIN'\n"
+    load_text(
+        tmp_path, text + kafka + "sasl_password = 'quartz-quartz'\n[redis]\nurl = 'redis://:velvet%2Fvelvet@db:6379'\n"
+    )
+    said = telemetry.mask("tangerine-tangerine, quartz-quartz, velvet%2Fvelvet, velvet/velvet")
+    assert said == "***, ***, ***, ***"
 
 
 def test_files_are_found_beside_the_site_file(tmp_path: Path) -> None:

@@ -351,6 +351,18 @@ def test_parameters_and_multiply_adds_of_methods_are_counted(
     assert row["paper"]
 
 
+def test_a_narrow_terminal_gets_every_number_of_a_method_whole_and_no_variant_twice(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    report = tmp_path / "methods.json"
+    assert status_of(["methods", "osnet", "--json", str(report)]) == 0
+    said = capsys.readouterr().out
+    rows = json.loads(report.read_text())
+    assert "…" not in said
+    assert all(f"{row[key]:,}" in said for row in rows for key in ("parameters", "training_parameters"))
+    trained = [row["command"].split(" --output ")[0] for row in rows]
+    assert len(set(trained)) == len(trained)
+
+
 def test_methods_are_listed_on_a_terminal_and_as_data(tmp_path, capsys):
     report = tmp_path / "methods.json"
     assert status_of(["methods", "detector", "--json", str(report)]) == 0

@@ -1,4 +1,5 @@
 import base64
+import contextlib
 import hashlib
 import itertools
 import re
@@ -57,6 +58,27 @@ def test_a_camera_that_falls_silent_is_given_up_after_what_its_rhythm_allows_by_
     ):
         read(video)
     assert len(seen) >= 18  # going over to the shorter time-out loses nothing
+
+
+def test_a_camera_that_sends_what_is_no_picture_is_given_up_with_the_remedy() -> None:
+    class Spoilt(MjpegCamera):
+        pictures: ClassVar[int] = 20
+
+        def do_GET(self) -> None:  # noqa: N802
+            super().do_GET()
+            with contextlib.suppress(OSError):  # until the reader has gone
+                while True:
+                    self.wfile.write(b"--picture\r\nContent-Type: image/jpeg\r\nContent-Length: 8\r\n\r\nspoilt!!\r\n")
+                    self.wfile.flush()
+                    time.sleep(self.interval_s)
+
+    with (
+        http_server(Spoilt) as address,
+        open_video(camera(f"http://{address}/video"), WallClock(), 20.0) as video,
+        pytest.raises(CameraSilent, match=r"sends, but no picture for 1 s: set .* key frame interval to 1 or 2 s"),
+    ):
+        for _ in video.pictures(lambda: 1.0):
+            pass
 
 
 def test_a_camera_behind_basic_authentication_is_opened_with_the_url_s_password() -> None:
@@ -265,7 +287,9 @@ def test_what_a_server_answers_is_told_apart(status: int, kind: type[CameraError
 def test_nobody_there_is_said(scheme: str) -> None:
     with black_hole() as address:
         pass  # closed again: the port refuses
-    with pytest.raises(CameraUnreachable, match="cannot be reached: connection refused"):
+    with pytest.raises(
+        CameraUnreachable, match=r"cannot be reached: connection refused; check host and port .*%40 %3A %2F"
+    ):
         open_video(camera(f"{scheme}://{address}/video"), WallClock(), 3.0)
 
 

@@ -19,7 +19,7 @@ from matcher.outbox import Outbox, relay_from
 from matcher.redis_gallery import RedisGallery
 from matcher.server import EmbeddedRedis
 from stream import codec
-from stream.errors import GalleryError, GalleryUnreachable, OffsetGone, TransportError, UsageError
+from stream.errors import GalleryError, GalleryRefused, GalleryUnreachable, OffsetGone, TransportError, UsageError
 from stream.kafka import KafkaSink, KafkaSource, TopicSpec, ensure_topics
 from stream.messages import MatchEvent
 from stream.settings import KafkaSettings, RedisSettings
@@ -152,9 +152,7 @@ def test_who_waits_where_nothing_is_left_is_told_by_the_next_number(place, site)
 def test_a_number_ahead_of_the_site_is_not_waited_for(place, site, said, follow):
     if said:
         place.say(ten())
-    lines = (
-        rf"event 12 was read before, its newest is {said}: its numbers began anew .*forget yours and leave out after="
-    )
+    lines = rf"event 12 was read before, its newest is {said}: its numbers began anew .*forget yours and leave out after= \(--after\)"
     with pytest.raises(OffsetGone, match=lines) as gone:
         list(events(place.where, site=site, follow=follow, after=12))
     assert gone.value.after is None
@@ -196,7 +194,7 @@ def test_a_follower_that_retention_overtakes_goes_on_where_it_is_told_to(place, 
     place.forget()
     place.say(ten(21))
     _, gone = until_gone(follower)
-    assert re.search(r"leave out after= to go on with the oldest|after=20 goes on with event 21", str(gone))
+    assert re.search(r"leave out after= \(--after\) to go on with the oldest|after=20 goes on with event 21", str(gone))
     assert numbers(events(place.where, site=site, follow=False, after=gone.after)) == list(range(21, 31))
 
 
@@ -465,8 +463,34 @@ def test_an_embedded_gallery_is_read_by_its_folder(tmp_path, site):
         gallery.commit([Step(BASE, {}, {}, {}, tuple(ten()))])
         assert numbers(events(tmp_path, site=site, follow=False)) == list(range(1, 11))
         gallery.close()
-    with pytest.raises(GalleryUnreachable, match="no gallery runs in"):
+    for _ in range(2):  # the folder is free again afterwards
+        assert numbers(events(tmp_path, site=site, follow=False, after=3)) == list(range(4, 11))
+    assert numbers(events(tmp_path, site=site, follow=False, start="latest")) == []
+    with pytest.raises(GalleryUnreachable, match=r"no gallery runs in .*; follow=False reads what the site left there"):
         events(tmp_path, site=site)
+
+
+def test_who_reads_a_part_of_an_ended_site_gives_its_folder_back(tmp_path, site):
+    with EmbeddedRedis(tmp_path) as server:
+        gallery = RedisGallery(server.url, site, model="m", retention_ns=10**18, live=False)
+        gallery.acquire()
+        gallery.commit([Step(BASE, {}, {}, {}, tuple(ten()))])
+        gallery.close()
+    found = events(tmp_path, site=site, follow=False)
+    assert next(found).number == 1
+    with pytest.raises(GalleryRefused, match="is in use by process"):
+        EmbeddedRedis(tmp_path).start()
+    del found
+    with EmbeddedRedis(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_a_folder_without_a_gallery_is_not_given_one(tmp_path, follow):
+    with pytest.raises(GalleryUnreachable, match="no gallery runs in") as none:
+        events(tmp_path / "mistyped", site="s", follow=follow)
+    assert "follow" not in str(none.value)
+    assert not (tmp_path / "mistyped").exists()
 
 
 @pytest.mark.parametrize(

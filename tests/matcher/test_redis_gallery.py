@@ -296,6 +296,37 @@ def test_an_address_that_is_none_is_a_wrong_setting():
 
 
 @pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        pytest.param("redis://u:secret@h/0?ssl_ca_cert=x&db=1", r"\?ssl_ca_cert&db is not understood", id="mistyped"),
+        pytest.param("redis://h?ssl_ca_certs=x", "for TLS write rediss://", id="TLS asked of a plain connection"),
+        pytest.param("rediss://h?pasword=secret", r"\?pasword is not understood", id="mistyped with TLS"),
+        pytest.param("redis://:secret@h/abc", "h/abc: expected the number of a database", id="no database"),
+        pytest.param("redis://h/1/2", "expected the number of a database", id="a path"),
+    ],
+)
+def test_an_address_that_would_be_taken_otherwise_is_a_wrong_setting(url, says):
+    with pytest.raises(SettingsError, match=says) as refused:
+        connect(url)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "redis://h/",
+        "redis://h/3",
+        "redis://h?db=3",
+        "rediss://h/0?ssl_ca_certs=/ca.pem",
+        "unix:///a/b.sock",
+    ],
+)
+def test_an_address_that_is_one_is_taken(url):
+    connect(url).close()
+
+
+@pytest.mark.parametrize(
     ("settings", "says"),
     [
         pytest.param(["appendonly yes", "appendfsync always", "maxmemory-policy noeviction"], [], id="durable"),

@@ -1,17 +1,19 @@
 import contextlib
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import redis
 from services import wait_for
 
 from matcher.redis_client import connect
-from matcher.server import EmbeddedRedis, embedded_url, site_key
+from matcher.server import EmbeddedRedis, _room, embedded_url, site_key
 from stream.errors import GalleryError, GalleryRefused, GalleryUnreachable
 
 OWNER = """
@@ -123,7 +125,17 @@ def test_a_server_that_ends_by_itself_is_started_again_with_everything(tmp_path,
             return False
 
         wait_for(there_again, "the server is back")
-        assert "ended with status -9: starting it again" in caplog.text
+        assert f"ended with status -9: starting it again; {tmp_path} has " in caplog.text
+
+
+@pytest.mark.parametrize(("free_mb", "remedy"), [(0, ": make room there"), (15, ": make room there"), (16, "")])
+def test_a_server_that_ends_says_how_much_room_is_left(tmp_path, monkeypatch, free_mb, remedy):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free_mb << 20))
+    assert _room(tmp_path) == f"{tmp_path} has {free_mb} MB free{remedy}"
+
+
+def test_a_server_whose_folder_is_gone_says_so(tmp_path):
+    assert _room(tmp_path / "gone") == f"{tmp_path / 'gone'} cannot be looked at: No such file or directory"
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_it(tmp_path):

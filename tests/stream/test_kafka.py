@@ -88,6 +88,17 @@ def test_a_missing_topic_is_made_with_its_dead_letters_and_all_that_it_needs(set
     assert [len(topic["partitions"]) for topic in admin.describe_topics([spec.name, f"{spec.name}.dead"])] == [3, 1]
 
 
+def test_a_topic_that_keeps_its_records_longer_than_asked_is_said_with_what_alters_it(settings, spec, admin, caplog):
+    ensure_topics(settings, [TopicSpec(spec.name, 1, retention_s=3600)])
+    ensure_topics(settings, [TopicSpec(spec.name, 1, retention_s=3600)])
+    assert "retention.ms" not in caplog.text
+    ensure_topics(settings, [TopicSpec(spec.name, 1, retention_s=600)])
+    (line,) = [line for line in caplog.messages if "retention.ms" in line]
+    assert f"topic {spec.name} has retention.ms 3600000, the site asks for 600000" in line
+    assert f"--entity-name {spec.name} --add-config retention.ms=600000,segment.ms=150000" in line
+    assert configs(admin, spec.name)["retention.ms"] == "3600000"
+
+
 def test_partitions_are_added_when_cameras_come_and_a_reader_sees_them(settings, spec, admin):
     source = KafkaSource(settings, spec.name, f"{spec.name}-g", FRAMES)
     with contextlib.closing(source):

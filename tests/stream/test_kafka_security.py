@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 from secure_kafka import PASSWORD, SecureKafka
 from services import certificates
 
 from stream.codec import FRAMES
 from stream.errors import TransportError
 from stream.kafka import KafkaSink, KafkaSource, TopicSpec, ensure_topics, topic_id
+from stream.kafka_client import client_config
 from stream.messages import Frame
 from stream.settings import KafkaSettings
 
@@ -77,6 +80,22 @@ def test_who_may_not_see_a_topic_is_not_told_that_there_is_none(
     ensure_topics(secure_kafka_server.as_user(), [spec])
     with pytest.raises(TransportError, match='user "nobody-yet" is not allowed to'):
         topic_id(secure_kafka_server.as_user("nobody-yet"), spec.name)
+
+
+def test_who_may_not_see_what_a_topic_is_set_to_is_told_nothing_of_it(
+    secure_kafka_server: SecureKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"yard-{uuid.uuid4().hex[:8]}"
+    ensure_topics(secure_kafka_server.as_user(), [TopicSpec(name, 1, 600)])
+    asked = [TopicSpec(name, 1, 60)]
+    with contextlib.closing(KafkaAdminClient(**client_config(secure_kafka_server.as_user()))) as admin:
+        topics = [ResourcePattern(ResourceType.TOPIC, topic) for topic in (name, f"{name}.dead")]
+        user = "User:nobody-yet"
+        admin.create_acls([ACL(user, "*", ACLOperation.DESCRIBE, ACLPermissionType.ALLOW, topic) for topic in topics])
+        ensure_topics(secure_kafka_server.as_user("nobody-yet"), asked)
+        assert "retention.ms" not in caplog.text
+    ensure_topics(secure_kafka_server.as_user(), asked)
+    assert f"topic {name} has retention.ms 600000, the site asks for 60000" in caplog.text
 
 
 def test_a_broker_nobody_vouches_for_is_one_line(secure_kafka_server: SecureKafka, spec: TopicSpec) -> None:

@@ -1,9 +1,11 @@
 """Sections are strict, and what belongs together is given together."""
 
-import pytest
-from pydantic import ValidationError
+from typing import Annotated, Literal
 
-from stream.settings import KafkaSettings, RedisSettings, TelemetrySettings
+import pytest
+from pydantic import Field, ValidationError
+
+from stream.settings import KafkaSettings, RedisSettings, Section, TelemetrySettings
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,32 @@ def test_passwords_are_in_no_repr():
 def test_a_redis_url_is_one(url):
     with pytest.raises(ValidationError):
         RedisSettings(url=url)
+
+
+class Numbers(Section):
+    plain: int = 0
+    optional: float | None = None
+    bounded: Annotated[float, Field(ge=0)] | None = None
+    words: Literal["paper"] | float = "paper"
+    switch: bool | None = None
+    several: tuple[int, ...] = ()
+
+
+@pytest.mark.parametrize("field", ["plain", "optional", "bounded", "words"])
+def test_true_is_no_number(field):
+    with pytest.raises(ValidationError, match="expected a number"):
+        Numbers(**{field: True})
+
+
+def test_true_is_a_switch_and_no_list():
+    assert Numbers(switch=True).switch is True
+    with pytest.raises(ValidationError, match="valid tuple"):
+        Numbers(several=True)
+
+
+def test_true_is_no_port():
+    with pytest.raises(ValidationError, match="expected a number"):
+        TelemetrySettings(metrics_port=True)
 
 
 def test_sections_cannot_be_changed():

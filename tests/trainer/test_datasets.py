@@ -203,8 +203,15 @@ def test_identities_can_be_limited_and_held_out(tmp_path):
 @pytest.mark.parametrize(
     ("name", "root", "words"),
     [
-        pytest.param("market1501", "nowhere", "nowhere: no such folder", id="wrong root"),
+        pytest.param(
+            "market1501",
+            "nowhere",
+            "nowhere: no such folder; ROOT (for train and evaluate: --root) names",
+            id="wrong root",
+        ),
+        pytest.param("folder", "nowhere", "ROOT (for train and evaluate: --root) names", id="wrong root of one's own"),
         pytest.param("market1501", ".", "bounding_box_train, query, bounding_box_test missing", id="not the set"),
+        pytest.param("market1501", ".", "in the folder that ROOT (for train and evaluate: --root) names", id="remedy"),
         pytest.param("msmt17", ".", "list_train.txt, list_val.txt", id="no lists"),
         pytest.param("folder", ".", "train holds nobody", id="zero identities"),
     ],

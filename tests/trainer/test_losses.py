@@ -95,6 +95,19 @@ def test_losses_are_full_floats_inside_autocast():
     assert all(a.dtype == torch.float32 and torch.equal(a, b) for a, b in zip(inside, plain, strict=True))
 
 
+def test_losses_of_half_floats_are_full_floats():
+    """As autocast hands them over: 16 bits went in, and no more are lost on the way."""
+    torch.manual_seed(0)
+    features, labels = (30 + torch.randn(8, 64)).bfloat16(), torch.arange(8) // 2
+    centres = CentreLoss(64, 4).eval()
+    for loss in (batch_hard_triplet, supervised_contrastive, CosineSoftmax(64, 4), centres):
+        plain = loss(features.float(), labels)
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = loss(features, labels)
+        assert inside.dtype == torch.float32
+        assert torch.equal(inside, plain)
+
+
 def test_the_anchor_itself_changes_nothing():
     torch.manual_seed(0)
     features, labels = torch.randn(6, 4), torch.tensor([0, 0, 0, 1, 1, 1])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stream.errors import DataError
-from trainer.metrics import Detected, camera_pairs, euclidean_rows, nearest, rank, rank_rows, score_boxes
+from trainer.metrics import Detected, Ranking, camera_pairs, euclidean_rows, nearest, rank, rank_rows, score_boxes
 from trainer.rerank import rerank_rows
 
 
@@ -136,6 +136,12 @@ def test_vectors_are_ranked_by_their_cosine():
     assert got.mean_ap == pytest.approx(expected[1])
 
 
+def test_ranks_are_counted_from_one():
+    ranking = Ranking(np.array([0.2, 0.5, 0.9]), 0.0, 0.0, 10)
+    assert [ranking.at(rank) for rank in (1, 2, 3, 5)] == [0.2, 0.5, 0.9, 0.9]
+    assert ranking.rank1 == 0.2
+
+
 def test_a_short_list_keeps_its_last_value():
     assert _ranked([0.9, 0.8, 0.7], [7, 9, 7], [1, 2, 2], max_rank=3).cmc.tolist() == [0, 1, 1]
     assert _ranked([0.8, 0.7], [9, 7], [2, 2]).at(10) == 1
@@ -185,6 +191,12 @@ def test_average_precision_is_the_one_worked_by_hand():
     assert score.average_precision == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
     assert score.recall == pytest.approx(1 / 3)
     assert score.precision == pytest.approx(1 / 2)
+
+
+def test_precision_counts_as_the_best_that_comes_at_that_recall_or_later():
+    # by score: wrong, right, right of two people: precision 0, 1/2, 2/3
+    score = score_boxes([_picture([FAR, A, B], [0.9, 0.8, 0.7], [A, B], [True, True])])
+    assert score.average_precision == pytest.approx(2 / 3)
 
 
 def test_a_second_box_on_one_person_is_wrong():

@@ -151,6 +151,20 @@ def test_it_is_computed_in_single_precision_under_autocast():
     assert loss.item() == pytest.approx(0.127224, abs=1e-6)
 
 
+def test_half_floats_are_taken_as_full_ones():
+    oims = OIM(2, 3, 2), OIM(2, 3, 2)
+    torch.manual_seed(0)
+    vectors, labels = F.normalize(torch.randn(5, 3)).bfloat16(), torch.tensor([0, 1, UNLABELED, BACKGROUND, 1])
+    losses = []
+    for oim, given in zip(oims, (vectors, vectors.float()), strict=True):
+        for _ in range(2):  # the second time with something in table and queue
+            with torch.autocast("cpu", torch.bfloat16):
+                losses.append(oim(given, labels))
+    assert losses[1].dtype == torch.float32
+    assert torch.equal(losses[1], losses[3])
+    assert torch.equal(oims[0].table, oims[1].table)
+
+
 TWO_PROCESSES = """
 import os, torch
 from trainer import distributed

@@ -60,7 +60,7 @@ class MatPictures:
 
     def __init__(self, path: Path, boxes: Boxes, names: Sequence[str]) -> None:
         if importlib.util.find_spec("h5py") is None:
-            raise UsageError(f'{path} needs h5py, which is not installed: pip install "sightline[train]"')
+            raise UsageError(f"{path} needs h5py, which is not installed: pip install -c constraints.txt -e '.[train]'")
         import h5py
 
         self.path, self.names = path, [f"{boxes}/{name}" for name in names]

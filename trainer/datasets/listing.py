@@ -69,13 +69,17 @@ class SearchListing:
 def find_root(root: Path, names: Sequence[str], needed: Sequence[str], title: str) -> Path:
     """`root` or the first of its folders `names` that holds all of `needed`; DataError says what is missing where."""
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; --root names the folder that holds {title}")
+        raise DataError(
+            f"{root}: no such folder; ROOT (for train and evaluate: --root) names the folder that holds {title}"
+        )
     for folder in (root, *(root / name for name in names)):
         if all((folder / each).exists() for each in needed):
             return folder
     near = next((root / name for name in names if (root / name).is_dir()), root)
     missing = ", ".join(each for each in needed if not (near / each).exists())
-    raise DataError(f"{near}: {missing} missing; {title} has {', '.join(needed)} in the folder that --root names")
+    raise DataError(
+        f"{near}: {missing} missing; {title} has {', '.join(needed)} in the folder that ROOT (for train and evaluate: --root) names"
+    )
 
 
 def listed(root: Path, rows: Sequence[tuple[str, int, int]], what: str) -> Listed:

@@ -43,7 +43,9 @@ def read_folder(root: Path) -> Listing:
     asked for and searched; without, the same people serve for both. Everybody's first picture per camera asks, the others answer.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; --root names the folder of folders, one per person")
+        raise DataError(
+            f"{root}: no such folder; ROOT (for train and evaluate: --root) names the folder of folders, one per person"
+        )
     apart = (root / "train").is_dir() and (root / "test").is_dir()
     cameras: dict[str, int] = {}
     odd: list[str] = []
