@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 CAPACITY = 256  # records that wait per partition; then it is paused, until half of them are gone
 AHEAD_S = 10.0  # a live record dated further ahead of the wall clock comes from a machine whose clock is wrong
-SAY_S = 10.0  # a file site that has waited this long for a camera says for which
+SAY_S = 30.0  # a file site that has waited this long for a camera says for which
 OLDER_S = 10.0  # of frames of earlier streams; a worker that starts again repeats such for a moment only
 
 Item = Embeddings | CameraState
