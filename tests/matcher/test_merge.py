@@ -284,9 +284,9 @@ def test_a_site_of_files_says_whom_it_waits_for(caplog):
     merger = merge("ab")
     merger.push(frame("a", 0), 0)
     assert out(merger, now=0) == []
-    assert out(merger, now=5) == []
+    assert out(merger, now=25) == []
     assert not caplog.records
-    assert out(merger, now=11) == []
+    assert out(merger, now=31) == []
     assert "waits for frames, or the end, of b" in caplog.text
 
 
