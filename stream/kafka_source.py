@@ -239,7 +239,8 @@ class KafkaSource(Generic[T]):
             except BrokerUnreachable as error:
                 log.debug("%s", error)
             except OffsetGone:
-                self._raise_gone()
+                with contextlib.suppress(BrokerUnreachable):  # then nobody says what is left
+                    self._raise_gone()
                 raise
             for place in fetched.keys() & self._consumer.assignment():
                 if place.partition not in self._cursors.fetching():  # assigned within this very poll

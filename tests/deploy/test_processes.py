@@ -138,11 +138,12 @@ def test_workers_killed_and_restarted_lose_nothing_and_double_nothing(
     events = tmp_path / "events.jsonl"
     perceive, match = start("perceive", str(site)), start("match", str(site))
     ingest, reader = start("ingest", str(site)), start("events", str(site), "--follow", "--json", str(events))
+    killed = []
     for enough in (4, 24):
         wait_for(partial(told, events, enough), f"{enough} events:\n{match.log}", WAIT_S)
         match.kill()
         perceive.kill()
-        killed = len(json_lines(events))
+        killed.append(len(json_lines(events)))
         perceive, match = start("perceive", str(site)), start("match", str(site))
     assert ingest.wait(WAIT_S) == 0, ingest.log
     wait_for(partial(embedded, site, kafka_server), f"600 frames:\n{perceive.log}", WAIT_S)
@@ -152,7 +153,7 @@ def test_workers_killed_and_restarted_lose_nothing_and_double_nothing(
     assert {r.camera for r in records if isinstance(r, CameraState)} == {"north", "south"}
 
     seen = json_lines(events)
-    assert len(seen) > killed, "killed after the end"
+    assert len(seen) > killed[0], "killed after the end"  # the second time all may have come in one go
     assert [event["number"] for event in seen] == list(range(1, len(seen) + 1))
     said = [(event["kind"] == "end", event["tracklet"]) for event in seen]
     assert len(set(said)) == len(said)
