@@ -1,10 +1,10 @@
 """Tracklets to identities: the same person, a new one, or not sure yet. Pure: reads no clock and does no I/O.
 
-A tracklet is pending until enough crops speak for a link or for somebody new; five seconds after its first frame the better
-guess will do. Then it is linked or new; then ended. Doubt founds somebody new, so one person may have several identities:
-whenever a tracklet has ended, its identity is compared with all others and merged with one that is surely the same person. A
-step takes one record in order of event time and changes the state alone; the same state and record give the same decisions,
-on any machine run of the same versions.
+A tracklet is pending until enough crops speak for a link or for somebody new; three seconds after its first frame the better
+guess will do. Then it is linked or new; then ended. A glimpse of less than three crops is linked to nobody. Doubt founds
+somebody new, so one person may have several identities: whenever a tracklet has ended, its identity is compared with all others
+and merged with one that is surely the same person. A step takes one record in order of event time and changes the state alone;
+the same state and record give the same decisions, on any machine run of the same versions.
 """
 
 import math
@@ -255,7 +255,7 @@ def _assign(state: State, rows: Sequence[Tracklet], time: int, *, final: bool) -
         pool, due = state.pools[tracklet.name], final or tracklet.due
         p_new = 1 / (1 + float(odds[i].sum()))
         j = partner[i]
-        if j is not None:
+        if j is not None and pool.crops >= rules.least_crops:
             p = probability(state, odds, columns, i, j)
             credit = state.site.credit + rules.false_links - (1 - p)
             sure = p >= 1 - rules.false_links

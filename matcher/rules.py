@@ -1,8 +1,8 @@
 """What the linking policy is told: the asked error, the calibration of the embedder, and the numbers behind its steps.
 
 Values were chosen on simulated sites (24 people on 4 cameras, 200 on 12; IDF1 .77 | .76, before identities were merged) and
-later on twelve drawn demo scenes (IDF1 .834 at link precision .95); beside each stands what these become when it alone is
-changed, those of the demo marked so.
+later on twenty drawn demo scenes, with `benchmarks/linking.py` (IDF1 .886 at link precision .965); beside each stands what these
+become when it alone is changed, those of the demo marked so.
 """
 
 from collections.abc import Mapping
@@ -66,24 +66,27 @@ class Rules:
     false_links: float = 0.05
     """Asked rate of wrong links, 0.01 to 0.2; the only threshold that a user sets."""
 
-    # demo: 3 s .839 at .95, 10 s .838 at .94
-    wait_ns: int = 5 * SECOND  # then the better guess will do; 1 s .74 | .74, 10 s .79 | .76
+    # demo: 2.5 s .883 at .961, 3.5 s .883 at .963
+    wait_ns: int = 3 * SECOND  # then the better guess will do; 1 s .74 | .74, 5 s .77 | .76, 10 s .79 | .76
     left_ns: int = 2 * SECOND  # unseen for this long, it has ended
-    sure_crops: int = 4  # a link waits for as many unless its time is up: first crops are cut off by the picture's edge
-    stranger_crops: int = 12  # somebody new, too
-    # demo: 20 s .838 at .95, 60 s .834 at .95
-    tau_s: float = 30.0  # typical transit; 30 s .77 | .76, 120 s .72 | .69
-    clip: float = 8.0  # most that appearance alone may say, in log-odds; 5 .69 | .27
-    # demo: .8 .843 at .94, .95 .831 at .95
-    floor: float = 0.9  # least probability of a link; .6 .77 | .76, .9 .72 | .67
-    exemplars: int = 8  # per identity; 1 .71 | .59
-    gate: float = 0.8  # least probability at which a linked tracklet may leave an exemplar
-    # demo: 2 .830 at .93, 4 .830 at .95
+    # demo: 5 .883 at .964, 8 .885 at .965
+    sure_crops: int = 6  # a link waits for as many unless its time is up: first crops are cut off by the picture's edge
+    stranger_crops: int = 12  # somebody new, too; demo: 8 .887 at .961, 16 .886 at .966
+    # demo: 4 .882 at .966
+    least_crops: int = 3  # a glimpse of less is linked to nobody: it is of somebody half hidden, or of nobody
+    # demo: 15 s .884 at .962, 30 s .882 at .965
+    tau_s: float = 20.0  # typical transit; 30 s .77 | .76, 120 s .72 | .69
+    clip: float = 8.0  # most that appearance alone may say, in log-odds; 5 .69 | .27; demo: 6 .884 at .964
+    # demo: .75 .886 at .963, .85 .885 at .967
+    floor: float = 0.8  # least probability of a link; .6 .77 | .76, .9 .72 | .67
+    exemplars: int = 8  # per identity; 1 .71 | .59; demo: 12 .886 at .966
+    gate: float = 0.8  # least probability at which a linked tracklet may leave an exemplar; demo: .9 .884 at .967
+    # demo: 4 .885 at .967
     min_weight: float = 3.0  # summed quality before a tracklet may found an identity or leave an exemplar,
-    many_crops: int = 6  # or so many crops, of somebody far away; demo: 8 .835 at .95, 10 .838 at .95
+    many_crops: int = 6  # or so many crops, of somebody far away; demo: 8 .886 at .964
     min_quality: float = 0.25  # of a crop that counts
-    mean_prior: float = 3.0  # vectors that the prior of a camera's mean weighs
-    # demo: -1.3 .835 at .95
+    mean_prior: float = 3.0  # vectors that the prior of a camera's mean weighs; demo: 6 .887 at .960
+    # demo: 0 .884 at .966
     switch_log_odds: float = -0.7  # a crop less like its tracklet is kept out; three in a row say that it is mixed
     max_open: int = 64  # tracklets per camera
     max_identities: int = 10_000

@@ -11,8 +11,8 @@ class EmbedderSettings(Section):
     bundle: str = "osnet-x0.25"  # a name or a folder
     min_quality: float = Field(0.25, ge=0, le=1)  # the matcher pools no crop below it, so it is not embedded
     good_quality: float = Field(0.5, ge=0, le=1)  # a crop from here on settles a tracklet
-    good_crops: int = Field(5, ge=1)  # so many good ones, and a tracklet is settled
-    new_s: float = Field(1.5, ge=0)  # a tracklet younger than this is embedded in every frame until settled
+    good_crops: int = Field(8, ge=1)  # so many good ones, and a tracklet is settled
+    new_s: float = Field(2.0, ge=0)  # a tracklet younger than this is embedded in every frame until settled
     poor_every_s: float = Field(
         0.6, gt=0
     )  # an older one that is not settled; and one whose association was a close call

@@ -125,7 +125,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     reason: Annotated[
         Reason,
         about(
-            "Of a link: `sure`, its probability is at least 1 - false_links; `credit`, it is less, at least 0.9, and "
+            "Of a link: `sure`, its probability is at least 1 - false_links; `credit`, it is less, at least 0.8, and "
             "was paid for with false links that were allowed and not used. Of a new: `stranger`, the probability "
             "that this person was never seen is at least 1 - false_links; else it is new out of doubt, `ambiguous`, "
             "two known identities were almost as likely as each other, or `unsure`, none was likely enough. Of an "

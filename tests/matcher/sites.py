@@ -40,8 +40,9 @@ def links(size: int = SIZE) -> Links:
 
 
 def rules(cameras: int = 2, size: int = SIZE, **changes: object) -> Rules:
-    """Camera means off, decided by a single crop or after 5 s unless asked for."""
-    plain = {"mean_prior": FAR, "sure_crops": 1, "stranger_crops": 1, "min_weight": 0.6, "floor": 0.6}
+    """The linking sheet's: camera means off, decided by a single crop or after 5 s unless asked for."""
+    one_crop = {"sure_crops": 1, "stranger_crops": 1, "least_crops": 1}
+    plain = one_crop | {"mean_prior": FAR, "min_weight": 0.6, "floor": 0.6, "tau_s": 30.0, "wait_ns": 5 * SECOND}
     return Rules(Calibration(links(size)), cameras, **(plain | changes))  # type: ignore[arg-type]
 
 

@@ -155,10 +155,20 @@ def test_many_poor_crops_are_as_good_as_few_good_ones():
     assert said(site(far, min_weight=9.0, many_crops=30)[1]) == []
 
 
-def test_one_poor_crop_may_link():
+def test_one_poor_crop_may_link_where_that_is_enough():
     _, decisions = site(A, Track("b", "B", e(1), 20, 20, quality=0.3))
     assert said(decisions)[1:] == [("link", "b", 20.0)]
     assert decisions[-1].probability == pytest.approx(0.9987, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("end", "linked"), [pytest.param(20.2, False, id="two crops"), pytest.param(20.4, True, id="three crops")]
+)
+def test_a_glimpse_is_linked_to_nobody_when_it_has_left(end, linked):
+    glimpse = Track("b", "B", e(1), 20, end, quality=0.25)
+    state, decisions = site(A, glimpse, Track("x", "B", e(5), 30, 30), least_crops=3)
+    assert ("link", "b", 20.4) in said(decisions) if linked else "b" not in [name for _, name, _ in said(decisions)]
+    assert state.site.counters.get("left_undecided", 0) == (0 if linked else 1)
 
 
 def test_a_late_record_supports_an_open_tracklet_and_opens_none():
