@@ -19,7 +19,7 @@ from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.backends.pixels import fit_of, scaled
 from deploy.backends.query import QueryRuntime
 from deploy.bundle import Bundle, load_bundle, write_bundle
-from deploy.precision import LEAST_PICTURES, convert
+from deploy.precision import LEAST_PICTURES, convert, convert_search
 from deploy.searcher import Searcher, golden_cosine
 from deploy.training import Bar, check_output
 from stream.errors import BundleError, DataError, UsageError
@@ -74,8 +74,6 @@ def convert_bundle(
         raise UsageError(
             f"{source} is {card.precision} and {precision} was asked for: name an fp32 bundle, and fp16 or int8"
         )
-    if card.kind == "person-search" and precision == "int8":
-        raise UsageError(f"{source} is a person search, whose regions int8 was never tried on: take fp16")
     inputs, expected = bundle.answers()
     bytes_before = bundle.model.stat().st_size
     query = None
@@ -108,10 +106,12 @@ def convert_bundle(
 
 
 def _search_graphs(bundle: Bundle, conversion: Conversion) -> tuple[bytes, bytes]:
-    """Both graphs of a person search in half precision, once they have found and described the golden people again."""
-    model = convert(bundle.model.read_bytes(), conversion.precision, conversion.calibration, conversion.report)
+    """Both graphs of a person search in another precision, once they have found and described the golden people again."""
+    model = bundle.model.read_bytes()
     query = onnx.load(bundle.query).SerializeToString()  # with its weights, which lie in the other file
-    query = convert(query, conversion.precision, conversion.calibration, conversion.report)
+    model, query = convert_search(
+        model, query, bundle.card, conversion.precision, conversion.calibration, conversion.report
+    )
     inputs, want = bundle.answers()
     with closing(OnnxRuntimeBackend(model, bundle.card)) as runtime:
         have = runtime.infer(inputs)
@@ -121,7 +121,8 @@ def _search_graphs(bundle: Bundle, conversion: Conversion) -> tuple[bytes, bytes
     if said is None and not cosine >= limits.cosine:
         said = f"vectors of given boxes have cosine {cosine:.5f} to what is expected (at least {limits.cosine})"
     if said is not None:
-        raise BundleError(f"{bundle.path}: {said}, in {conversion.precision}: nothing was written, keep fp32")
+        remedy = "take fp16 or keep fp32" if conversion.precision == "int8" else "keep fp32"
+        raise BundleError(f"{bundle.path}: {said}, in {conversion.precision}: nothing was written, {remedy}")
     return model, query
 
 

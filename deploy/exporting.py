@@ -74,7 +74,10 @@ def export_checkpoint(
     )
     if saved.recipe.get("method") == "person-search":
         if precision != "fp32":
-            raise UsageError(f"{path} is of person search, which is served in fp32: leave --precision out")
+            raise UsageError(
+                f"{path} is of person search, which is exported in fp32 first: leave --precision out, then "
+                f"`sightline export {output} --precision {precision} --output DIR`"
+            )
         bundle = _person_search(path, saved, output, described, size, console)
     else:
         bundle = _one_graph(path, saved, output, described, size, precision, calibration, console)

@@ -1,7 +1,7 @@
 """Precision written into a graph of the house contract: pixels in and float32 out stay, what lies between changes its type.
 
 fp16   fp16 weights and values from the first learned layer to the last, with islands of fp32 (`precision_half`)
-int8   Q/DQ pairs before the learned layers that bear it, all else fp32 (`precision_int8`)
+int8   Q/DQ pairs before the learned layers that bear it, all else fp32 (`precision_int8`, of a person search `precision_search`)
 
 TensorRT 10 and 11 take such graphs as strongly typed networks; ONNX Runtime and OpenVINO read the same file.
 """
@@ -11,11 +11,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy import precision_half, precision_int8
+from deploy import precision_half, precision_int8, precision_search
 from deploy.backends.onnxruntime import run_each
 from deploy.precision_graph import Graph, fold_norms
 from stream.errors import BundleError, UsageError
-from stream.model import Precision
+from stream.model import ModelCard, Precision
 
 LEAST_PICTURES = 64
 """For the ranges of values: fewer miss some."""
@@ -38,8 +38,7 @@ def convert(
     """
     if precision == "fp32":
         return model
-    if len(calibration) < LEAST_PICTURES:
-        raise UsageError(f"{len(calibration)} calibration pictures, at least {LEAST_PICTURES} are needed")
+    _check_count(calibration)
     graph = Graph(model)
     fold_norms(graph)
     if precision == "int8":
@@ -56,3 +55,26 @@ def convert(
             largest[name] = max(largest[name], float(np.abs(values).max(initial=0.0)))
     report(len(calibration), len(calibration))
     return precision_half.to_half(graph, places, largest)
+
+
+def convert_search(
+    model: bytes,
+    query: bytes,
+    card: ModelCard,
+    precision: Precision,
+    calibration: NDArray[np.uint8],
+    report: Callable[[int, int], None] = silent,
+) -> tuple[bytes, bytes]:
+    """Both graphs of a person search, `query` with its own weights, in another precision; `card` is that of the float32 bundle.
+
+    As `convert`; for int8 one choice of layers holds for both.
+    """
+    if precision != "int8":
+        return convert(model, precision, calibration, report), convert(query, precision, calibration, report)
+    _check_count(calibration)
+    return precision_search.to_int8(model, query, card, calibration, report)
+
+
+def _check_count(calibration: NDArray[np.uint8]) -> None:
+    if len(calibration) < LEAST_PICTURES:
+        raise UsageError(f"{len(calibration)} calibration pictures, at least {LEAST_PICTURES} are needed")

@@ -6,6 +6,7 @@ layers bear it is measured, not assumed: `choose`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -20,6 +21,8 @@ from stream.errors import BundleError
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 Report = Callable[[int, int], None]
+Layer = TypeVar("Layer")
+"""How a layer is named: its place in a graph, or its weights."""
 
 LEAST_WORK = 1e-3
 """Layers with a smaller share of the graph's multiplications stay fp32: there is nothing to win (gates on pooled vectors)."""
@@ -104,45 +107,60 @@ def to_int8(graph: Graph, calibration: U8, report: Report) -> bytes:
             "no layer of this network can be int8 (the first and the last keep fp32, and others' weights must be constants): use fp16 or "
             "keep fp32"
         )
-    values = _calibrated(graph, sorted({graph.nodes[place].input[0] for place in places}), calibration)
-    scales = {name: _scale(seen) for name, seen in values.items()}
+    scales = calibrated_scales(graph, places, calibration)
     return quantised(graph, choose(graph, places, scales, calibration, report), scales)
 
 
 def choose(
     graph: Graph, places: Sequence[int], scales: Mapping[str, float], calibration: U8, report: Report
 ) -> list[int]:
-    """Those of the layers at `places` that are quantised: all, or without those that hurt the outputs most.
-
-    Groups of consecutive layers are quantised alone and ordered by what that does to the outputs; of the least harmful, as many
-    are taken as leave the outputs within the gate's limits (by bisection). Raises `BundleError` where not even one can be.
-    """
+    """Those of the layers at `places` that are quantised, see `bearable`; groups are tried on the first calibration pictures alone."""
     expected = list(run_each(graph.opened(sorted(graph.outputs)), calibration))
 
     def harm(tried: Sequence[int], pictures: int) -> F32:
         got = run_each(quantised(graph, tried, scales), calibration[:pictures])
         return np.array([used(have, want) for have, want in zip(got, expected, strict=False)], np.float32)
 
-    groups = [[int(place) for place in group] for group in np.array_split(places, min(GROUPS, len(places)))]
+    return bearable(
+        places,
+        lambda tried: bool(harm(tried, len(calibration)).max() <= ALLOWED),
+        lambda group: float(harm(group, GROUP_PICTURES).mean()),
+        report,
+    )
+
+
+def bearable(
+    layers: Sequence[Layer], fits: Callable[[list[Layer]], bool], harm: Callable[[list[Layer]], float], report: Report
+) -> list[Layer]:
+    """All of the layers (n >= 1, in the graph's order) where that `fits`, else all but those that hurt the outputs most.
+
+    Groups of consecutive layers are quantised alone and ordered by `harm`, what that does to the outputs; of the least harmful, as
+    many are taken as still fit (by bisection). Raises `BundleError` where not even one does.
+    """
+    parts = np.array_split(np.arange(len(layers)), min(GROUPS, len(layers)))
+    groups = [[layers[place] for place in part] for part in parts]
     trials = 1 + len(groups) + len(groups).bit_length()
-    if places and harm(places, len(calibration)).max() <= ALLOWED:
+    if fits(list(layers)):
         report(trials, trials)
-        return list(places)
+        return list(layers)
     harms = []
     for done, group in enumerate(groups):
         report(1 + done, trials)
-        harms.append(float(harm(group, GROUP_PICTURES).mean()))
+        harms.append(harm(group))
     order = np.argsort(harms, kind="stable")
+
+    def least(count: int) -> list[Layer]:
+        return [layer for place in sorted(order[:count]) for layer in groups[place]]
+
     few, many = 0, len(groups)  # few groups are fine, many are not
     while many - few > 1:
         report(trials - (many - few).bit_length() + 1, trials)
         middle = (few + many) // 2
-        tried = sorted(place for group in order[:middle] for place in groups[group])
-        few, many = (middle, many) if harm(tried, len(calibration)).max() <= ALLOWED else (few, middle)
+        few, many = (middle, many) if fits(least(middle)) else (few, middle)
     if few == 0:
         raise BundleError("no layer of this network can be int8 within the gate's limits: use fp16 or keep fp32")
     report(trials, trials)
-    return sorted(place for group in order[:few] for place in groups[group])
+    return least(few)
 
 
 def used(have: Mapping[str, F32], want: Mapping[str, F32]) -> float:
@@ -155,6 +173,12 @@ def used(have: Mapping[str, F32], want: Mapping[str, F32]) -> float:
     counts = want["scores"] >= limits.box_score
     box = float(np.abs(have["boxes"] - want["boxes"])[counts].max(initial=0.0))
     return max(score / limits.score, box / limits.box_px)
+
+
+def calibrated_scales(graph: Graph, places: Sequence[int], calibration: U8) -> dict[str, float]:
+    """The step of int8 for each value that the layers at `places` take, by its name."""
+    names = sorted({graph.nodes[place].input[0] for place in places})
+    return {name: _scale(seen) for name, seen in _calibrated(graph, names, calibration).items()}
 
 
 def _calibrated(graph: Graph, names: Sequence[str], calibration: U8) -> dict[str, Values]:

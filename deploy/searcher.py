@@ -29,11 +29,11 @@ class Searcher:
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         self.backend = backends.load(bundle, threads)
         self.query = QueryRuntime(bundle.query, bundle.card, threads)
-        cosine = golden_cosine(self.query, bundle)
-        if not cosine >= backends.MIN_COSINE:
+        cosine, least = golden_cosine(self.query, bundle), backends.served_limits(bundle.card).cosine
+        if not cosine >= least:
             raise BundleError(
                 f"{bundle.query}: this machine does not give the bundle's golden outputs: embedding has cosine {cosine:.3f} "
-                f"(at least {backends.MIN_COSINE}); copy or make the bundle again"
+                f"(at least {least}); copy or make the bundle again"
             )
 
     def close(self) -> None:

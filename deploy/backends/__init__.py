@@ -149,14 +149,19 @@ def _tensorrt(bundle: Bundle) -> Backend:
     return TensorRTBackend(bundle)
 
 
+def served_limits(card: ModelCard) -> Limits:
+    """How far a bundle's outputs may be from its golden ones where it is served."""
+    return LIMITS["int8"] if card.precision == "int8" else SERVED
+
+
 def verify_golden(backend: Backend, bundle: Bundle) -> None:
     """Raises `BundleError` where the backend's outputs for the golden inputs are not the golden outputs."""
     inputs, expected = bundle.answers()
-    got = backend.infer(inputs)
+    got, limits = backend.infer(inputs), served_limits(bundle.card)
     if bundle.card.kind == "person-search":
-        said = search_people.differ(got, expected, score=SERVED.score, box_px=SERVED.box_px, cosine=SERVED.cosine)
+        said = search_people.differ(got, expected, score=limits.score, box_px=limits.box_px, cosine=limits.cosine)
     else:
-        said = differs(got, expected, LIMITS["int8"] if bundle.card.precision == "int8" else SERVED)
+        said = differs(got, expected, limits)
     if said:
         raise BundleError(_refusal(bundle, said))
 

@@ -242,4 +242,19 @@ def test_a_person_search_is_written_again_in_half_precision(bundle, tmp_path, ca
     assert not (tmp_path / "worse").exists()
     (vectors,), (expected,) = (Searcher(each).embed(_scenes(1), [boxes]) for each in (half, bundle))
     assert (vectors * expected).sum(1) > 0.999
-    assert status_of(["export", str(bundle.path), "--precision", "int8", "--output", str(tmp_path / "no")]) == 2
+
+
+def test_a_checkpoint_in_another_precision_is_two_commands(bundle, tmp_path, capsys):
+    command = [
+        "export",
+        str(bundle.path.parent / "checkpoint.pt"),
+        "--output",
+        str(tmp_path / "made"),
+        "--name",
+        "tiny",
+    ]
+    assert status_of([*command, "--precision", "int8"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "leave --precision out, then `sightline export" in said
+    assert "--precision int8 --output DIR`" in said
+    assert not (tmp_path / "made").exists()
