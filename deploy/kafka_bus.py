@@ -1,6 +1,5 @@
 """Frames, embeddings and match events over Kafka: one topic each per site, made when missing."""
 
-import contextlib
 import threading
 from collections.abc import Mapping
 
@@ -125,7 +124,8 @@ class KafkaBus:
     def _drain(self, lag: "_Lag") -> None:
         mine = range(self.embeddings.partitions)  # what is left of a camera that was taken out nobody reads
         while not self._stop.wait(DRAIN_POLL_S):
-            if not any(records for partition, records in lag.measure().items() if partition in mine):
+            left = lag.now()
+            if left is not None and not any(records for partition, records in left.items() if partition in mine):
                 return
 
 
@@ -138,9 +138,16 @@ class _Lag:
         self._known: Mapping[int, int] = {}
 
     def measure(self) -> Mapping[int, int]:
+        self.now()
+        return self._known
+
+    def now(self) -> Mapping[int, int] | None:
+        """None while no broker answers: what it was says nothing about an end."""
         with self._lock:
-            with contextlib.suppress(BrokerUnreachable):
+            try:
                 self._known = self._meter.measure()
+            except BrokerUnreachable:
+                return None
             return self._known
 
     def close(self) -> None:

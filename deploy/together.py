@@ -66,14 +66,17 @@ def together(groups: Sequence[Group], stop: threading.Event, grace_s: float = GR
             name = running.group.name if len(running.group.workers) == 1 else f"{running.group.name}-{number}"
             running.threads.append(threading.Thread(target=work, args=(running, worker), name=name, daemon=True))
     threads = [thread for running in started for thread in running.threads]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         while any(thread.is_alive() for thread in threads) and not stop.is_set():
             for thread in threads:
                 thread.join(0.05)
+    except BaseException:  # an interrupt, which may come while they begin
+        stop.set()
+        raise
     finally:
-        stuck = _stuck(threads, stop, grace_s)
+        stuck = _stuck([thread for thread in threads if thread.ident is not None], grace_s)
         said = f"{', '.join(stuck)} did not stop within {grace_s:g} s; what it had not committed is read again"
         if stuck:
             log.warning(said)
@@ -83,10 +86,8 @@ def together(groups: Sequence[Group], stop: threading.Event, grace_s: float = GR
         raise SightlineError(said)
 
 
-def _stuck(threads: Sequence[threading.Thread], stop: threading.Event, grace_s: float) -> list[str]:
+def _stuck(threads: Sequence[threading.Thread], grace_s: float) -> list[str]:
     """Let everybody end after a stop, an error or an interrupt. Names of those that do not."""
-    if any(thread.is_alive() for thread in threads):
-        stop.set()
     deadline = time.monotonic() + grace_s
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))

@@ -210,6 +210,8 @@ def test_position_is_the_next_offset_to_be_yielded_and_seek_goes_back(rig):
     source = rig.source(**({"partitions": [0, 1]} if isinstance(rig, KafkaRig) else {}))
     read(source, 4, commit=False)
     assert source.position() == {0: 3, 1: 1}
+    source.seek({0: 3, 1: 1})  # the end is a place too: there a reader of everything goes on
+    assert source.position() == {0: 3, 1: 1}
     source.seek({0: 1})
     assert source.position() == {0: 1, 1: 1}
     assert [m.sequence for m in read(source, 2, commit=False)] == [1, 2]

@@ -102,9 +102,8 @@ def test_files_that_begin_years_apart_pass_through_short_queues(workers: int) ->
         source = Paced(reader, partial(second.lag, "read"), 50)
         run(source, Pass(), second.sink(partition_of), prepare=as_messages, name="pass", stop=stop)
 
-    readers = [
-        first.source("pass") for _ in range(workers)
-    ]  # before the first record, so that each keeps its partitions
+    # before the first record, so that each keeps its partitions
+    readers = [first.source("pass") for _ in range(workers)]
     source, got = second.source("read"), dict.fromkeys(cameras, 0)
 
     def read(stop: threading.Event) -> None:

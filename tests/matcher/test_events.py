@@ -466,7 +466,7 @@ def test_an_embedded_gallery_is_read_by_its_folder(tmp_path, site):
     for _ in range(2):  # the folder is free again afterwards
         assert numbers(events(tmp_path, site=site, follow=False, after=3)) == list(range(4, 11))
     assert numbers(events(tmp_path, site=site, follow=False, start="latest")) == []
-    with pytest.raises(GalleryUnreachable, match=r"no gallery runs in .*; follow=False reads what the site left there"):
+    with pytest.raises(GalleryUnreachable, match=r"no gallery runs in .*; what it left there is read without follow"):
         events(tmp_path, site=site)
 
 

@@ -3,10 +3,12 @@ from functools import partial
 
 import pytest
 from prometheus_client import REGISTRY
+from services import RedisServer, valkey_binary, wait_for
 
 from matcher.gallery import MemoryGallery
 from matcher.matcher import Step
-from matcher.outbox import Outbox, relay_from
+from matcher.outbox import Outbox, observe_latency, relay_from
+from matcher.redis_gallery import RedisGallery
 from stream.codec import MATCHES
 from stream.errors import GalleryUnreachable, OffsetGone
 from stream.memory import MemoryTopic
@@ -129,6 +131,47 @@ def test_what_is_said_while_its_end_is_asked_for_still_comes(gallery):
 
     outbox = Outbox(Late(), clock=None)
     assert [r.message.number for batch in outbox.batches() for r in batch] == [1]
+
+
+def test_a_gallery_that_goes_away_is_waited_for_and_every_event_comes_once(tmp_path, caplog):
+    server = RedisServer(valkey_binary(), tmp_path)
+    server.start()
+    there = RedisGallery(server.url, "s", model="m", retention_ns=60 * SECOND, live=False)
+    there.acquire()
+    say(there, 3)
+    outbox = Outbox(there, clock=None)
+    batches = outbox.batches()
+    assert [record.message.number for record in next(batches)] == [1, 2, 3]
+    for _ in range(2):
+        server.kill()
+        assert [next(batches), next(batches)] == [[], []]
+        server.start()
+        wait_for(lambda: not next(batches) and not outbox._away, "it answers again")
+    assert caplog.text.count("waiting: no Redis answers") == 2, "each time once, not each attempt"
+    say(there, 2)
+    assert [record.message.number for record in next(batches)] == [4, 5]
+    there.close()
+    server.kill()
+
+
+def test_what_is_paused_or_resumed_elsewhere_is_not_its_business(gallery):
+    say(gallery, 1)
+    outbox = Outbox(gallery, clock=None)
+    batches = outbox.batches()
+    outbox.pause([0])
+    outbox.resume([1])
+    assert next(batches) == []
+    outbox.resume([0])
+    outbox.pause([1])
+    assert [record.offset for record in next(batches)] == [1]
+    outbox.seek({1: 7})
+    assert outbox.position() == {0: 2}
+
+
+def test_a_camera_whose_clock_is_ahead_takes_nothing_off_the_time_to_delivery(gallery):
+    total = REGISTRY.get_sample_value("sightline_capture_to_event_seconds_sum")
+    observe_latency(event(100 * SECOND), 99.0)
+    assert REGISTRY.get_sample_value("sightline_capture_to_event_seconds_sum") == total
 
 
 def test_it_is_a_source_whose_offsets_are_numbers(gallery):

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matcher import evidence
+from matcher.entities import pack
 from matcher.policy import Sighting, step
 from matcher.rules import SECOND
 from matcher.state import State, restore
@@ -87,6 +88,38 @@ def test_a_state_stored_by_its_changes_and_restored_goes_on_as_if_nothing_had_ha
         if n % every == 0:
             restored = restore(rules(3, **SMALL), stored)
     assert decisions == expected
+
+
+@settings(max_examples=20, deadline=None)
+@given(sites())
+def test_what_is_stored_is_what_the_state_holds_and_nothing_more(sightings):
+    state, stored = State(rules(3, **SMALL)), {}
+    for sighting in sightings:
+        step(state, sighting)
+        for key, value in state.changes().items():
+            if value is None:
+                stored.pop(key, None)
+            else:
+                stored[key] = value
+        again = restore(rules(3, **SMALL), stored)
+        held = {"site"} | {f"{kind}/{name}" for kind, names in _named(state) for name in names}
+        assert stored.keys() - {"arrivals"} == held
+        assert again.arrivals == state.arrivals
+        assert {name: pack(t) for name, t in again.open.items()} == {name: pack(t) for name, t in state.open.items()}
+        for index, identity in state.identities.items():
+            assert again.identities[index].met & state.identities.keys() == identity.met
+            assert all(index in state.identities[other].met for other in identity.met - {index})
+            assert index not in identity.met
+
+
+def _named(state):
+    yield "mean", state.means
+    yield "camera", state.streams
+    yield "ended", [f"{camera}/{name}" for camera, names in state.ended.items() for name in names]
+    yield "tracklet", state.open
+    yield "pool", state.pools
+    yield "identity", state.identities
+    yield "exemplar", [f"{index}/{name}" for index, mine in state.exemplars.items() for name in mine]
 
 
 @settings(max_examples=20, deadline=None)

@@ -145,6 +145,7 @@ def test_a_file_waits_for_a_broker_that_went_away_and_nothing_is_lost(broker, se
                 break
             assert time.monotonic() - back < RECOVERY_S
         assert time.monotonic() - back < RECOVERY_S
+        assert sink._size == 0, "each message counts against the budget once, however often it was tried"
     found = sequences(settings, spec.name, 59)
     assert list(dict.fromkeys(found)) == list(range(60)), "in order, none missing; repeats are dropped by who reads"
     assert DELIVERIES_FAILED.labels(spec.name)._value.get() > 0, "what was not acknowledged in time shows"
