@@ -17,7 +17,7 @@ from deploy.backends.onnxruntime import OnnxRuntimeBackend, run_each
 from deploy.bundle import Bundle, write_bundle
 from deploy.thresholds import check_defaults
 from stream.errors import AdoptError, BundleError
-from stream.model import Backend, Links, ModelCard
+from stream.model import IMAGENET_MEAN, IMAGENET_STD, Backend, Links, ModelCard
 
 MAX_BATCH = {"detector": 8, "embedder": 32}  # larger ones gain nothing on a CPU and take memory
 ALONE = {"embedding": 1e-4, "scores": 1e-4, "boxes": 0.05}  # how far an image in a batch may be from itself alone
@@ -26,7 +26,6 @@ SHARES_END = 2.0
 """Boxes in shares of the picture end at 1 and a little beyond; in pixels, of so many boxes some end far beyond."""
 SUPPRESSED = "a choice of boxes is inside; export it without, with a score per class for every box"
 GOLDEN_PICTURES = 3
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +152,11 @@ def adopt(
     return Adopted(write_bundle(folder, model, card, golden, links), tuple(notes))
 
 
-def check_pictures(size_hw: tuple[int, int], n: int = 5) -> NDArray[np.uint8]:
-    """(n, H, W, 3) seeded pictures as unlike each other as can be: dark, bright, coarse, fine, coloured."""
+def check_pictures(size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """(5, H, W, 3) seeded pictures as unlike each other as can be: dark, bright, coarse, fine, coloured."""
     rng = np.random.default_rng(0)
-    pictures = np.empty((n, *size_hw, 3), np.uint8)
-    for place in range(n):
+    pictures = np.empty((5, *size_hw, 3), np.uint8)
+    for place in range(len(pictures)):
         cells = 4 << (place % 3)  # 4, 8 or 16 patches a side
         low = rng.uniform(0, 120, 3)
         coarse = rng.uniform(low, low + rng.uniform(20, 135, 3), (cells, cells, 3)).astype(np.float32)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.links import fit_links
+from stream.cores import usable_cores
 from stream.errors import DataError
 from stream.model import Backend, Links
 from trainer.tracklets import DESCRIPTION, LabelledTracklet, synthetic_tracklets
@@ -35,7 +36,7 @@ def fitter(crops: Path | None, report: Report) -> Fit:
 
     def fit(backend: Backend) -> Links:
         if given is None or crops is None:
-            drawn = synthetic_tracklets(report=lambda done, of: report(done / of, "people drawn"))
+            drawn = synthetic_tracklets(usable_cores(), lambda done, of: report(done / of, "people drawn"))
             thinned = [dataclasses.replace(one, crops=one.crops[::THIN]) for one in drawn]
             return fit_links(_Reporting(backend, thinned, report), thinned, fitted_on=DESCRIPTION)
         people = len({one.person for one in given})

@@ -93,7 +93,9 @@ def status_of(arguments: list[str], commands: typer.Typer | None = None) -> int:
         _say(mask(str(error)))
         return error.exit_status
     except typer.TyperException as error:
-        _say(f'{error.format_message().rstrip(".")}; see "{_help_command(arguments)}"')
+        from deploy.settings import plainer
+
+        _say(f'{plainer(error.format_message()).rstrip(".")}; see "{_help_command(arguments)}"')
         return error.exit_code
     except OSError as error:
         if error.errno not in NO_ROOM:

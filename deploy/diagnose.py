@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from stream.model import IMAGENET_MEAN, IMAGENET_STD
+
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 Outputs = Mapping[str, F32]
 
-MEAN = np.array([123.675, 116.28, 103.53], np.float32)
-DEVIATION = np.array([58.395, 57.12, 57.375], np.float32)
-"""ImageNet's, of all networks trained here: (pixel - MEAN) / DEVIATION."""
+MEAN, DEVIATION = (255 * np.array(shares, np.float32) for shares in (IMAGENET_MEAN, IMAGENET_STD))
+"""Of pixels from 0 to 255: all networks trained here take (pixel - MEAN) / DEVIATION."""
 DIGITS = 48
 """Of 64: two unlike files share four digits of their SHA-256 by chance."""
 FIELDS = 1000

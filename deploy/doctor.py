@@ -126,7 +126,7 @@ def bundle(
         each_ms = one_call_ms(backend, image, clock_for([chosen], 1))
         backend.close()
         card = found.card
-        said = f"{card.id}, {card.kind}, {card.input_hw[1]}x{card.input_hw[0]}, {each_ms:.1f} ms on one core in {chosen.name}"
+        said = f"{card.id}, {card.kind}, {card.input_hw[0]}x{card.input_hw[1]} (height x width), {each_ms:.1f} ms on one core in {chosen.name}"
         said += f" ({chosen.remark})" if chosen.remark else ""
         said += "".join(f", {name} {value:g}" for name, value in sorted(card.defaults.items()))
         if card.embedding_size is not None and found.links is None:

@@ -59,6 +59,10 @@ def open_model(name: str, threads: int) -> Model:
         path = path / "checkpoint.pt"
     if path.suffix == ".pt":
         return _checkpoint(name, path)
+    if path.name != name and not path.exists():
+        raise DataError(
+            f"{name}: not there; name a training's output folder, a checkpoint.pt, or a bundle by name or folder"
+        )
     if path.is_dir() and not (path / "card.json").is_file():
         raise DataError(f"{name} holds neither a checkpoint.pt of `sightline train` nor the card.json of a bundle")
     bundle = load_bundle(name)

@@ -1,17 +1,18 @@
-"""What `sightline methods` does: every method and ablation with its paper, cost and command, counted from its recipe."""
+"""What `sightline methods` does: every method and ablation with its paper, cost and command, counted from its recipe; and all keys."""
 
 import json
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stream.errors import UsageError
 from trainer.costs import CLASSES, cost
 from trainer.methods import METHODS, method_module
-from trainer.settings import make_recipe
+from trainer.settings import Recipe, make_recipe
 
 DATA = {"detector": "synthetic", "person-search": "prw"}
 """What a method is shown with; all others with Market-1501."""
@@ -66,9 +67,8 @@ def list_methods(methods: list[str], console: Console) -> list[dict[str, Any]]:
         names = ("embedding", "input", "parameters", f"with {CLASSES} people", "multiply-adds")
         numbers = [_numbers(row) for row in rows]
         table.add_column("variant", overflow="fold")
-        for name, cells in zip(
-            names, zip(*numbers, strict=True), strict=True
-        ):  # a number is never cut: words fold instead
+        for name, cells in zip(names, zip(*numbers, strict=True), strict=True):
+            # a number is never cut: words fold instead
             table.add_column(name, justify="right", min_width=max(map(len, cells)))
         for row, cells in zip(rows, numbers, strict=True):
             table.add_row(row["variant"], *cells)
@@ -78,6 +78,46 @@ def list_methods(methods: list[str], console: Console) -> list[dict[str, Any]]:
             console.print(f"  {row['command']}", markup=False)
         console.print()
     return found
+
+
+def keys_of(method: str) -> list[dict[str, Any]]:
+    """Every key of a method's recipe with the method's own value, what else it may be where that is one of a few words, and its meaning."""
+    kind: type[Recipe] = method_module(method).RECIPE
+    own = kind.model_validate({"method": method}).model_dump(mode="json")
+    return [
+        {"key": key, "value": own[key], "choices": _choices(field.annotation), "meaning": _meaning(kind, key)}
+        for key, field in kind.model_fields.items()
+    ]
+
+
+def list_keys(methods: list[str], console: Console) -> list[dict[str, Any]]:
+    """Print every key of one method as a recipe file has it, its meaning above it; returns all rows. Raises `UsageError`."""
+    if len(methods) != 1:
+        raise UsageError(f"--keys prints the recipe of one method: name one of {', '.join(METHODS)}")
+    rows = keys_of(methods[0])
+    for row in rows:
+        choices = f"({', '.join(map(str, row['choices']))})" if len(row["choices"]) > 1 else ""
+        if said := f"{row['meaning']} {choices}".strip():
+            console.print(f"# {said}", markup=False)
+        given = (
+            f"{row['key']} = {json.dumps(row['value'])}" if row["value"] is not None else f"# {row['key']} is left out"
+        )
+        console.print(f"{given}\n", markup=False)
+    return rows
+
+
+def _choices(annotation: object) -> tuple[object, ...]:
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def _meaning(kind: type[Recipe], key: str) -> str:
+    """In one line, as it stands below the key, in the method's own file or in what all methods have."""
+    every = (
+        base.model_fields[key].description
+        for base in kind.__mro__
+        if issubclass(base, Recipe) and key in base.model_fields
+    )
+    return " ".join(next(filter(None, every), "").split())
 
 
 def _numbers(row: Mapping[str, Any]) -> tuple[str, ...]:

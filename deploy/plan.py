@@ -14,7 +14,6 @@ DECODE_MS_PER_MEGAPIXEL = 2.2  # H.264 on one core, each source frame
 CODEC_MS_PER_MEGAPIXEL = 3.9  # conversion, JPEG there and JPEG back, each sampled frame
 MATCH_MS_PER_RECORD = 0.5
 SOURCE_FPS = 25
-REFRESH_S = 2.0  # a settled tracklet is embedded this often
 RECORD_BYTES, PERSON_BYTES, EVENT_BYTES = 160, 140, 700
 EXEMPLARS = 8  # per identity
 SEGMENTS_KEPT = 1.25  # Kafka removes whole segments, a quarter of the retention long
@@ -86,6 +85,7 @@ def measure(detector: Backend, embedder: Backend, clock: Clock, batch: int = 8) 
 def plan(settings: Settings, costs: Costs, people: float, visits_per_hour: float) -> Plan:
     """The arithmetic. `people`: in one camera's view at a time; `visits_per_hour`: people entering any camera's view."""
     cameras = []
+    crops_per_s = people / settings.reid.every_s  # of one camera, when all are settled
     ingest_ms = perceive_ms = match_ms = 0.0
     for camera in settings.camera:
         width = camera.width
@@ -96,9 +96,7 @@ def plan(settings: Settings, costs: Costs, people: float, visits_per_hour: float
             SOURCE_FPS * DECODE_MS_PER_MEGAPIXEL * ASSUMED_HW[0] * ASSUMED_HW[1] / 1e6
             + fps * 0.5 * CODEC_MS_PER_MEGAPIXEL * megapixels
         )
-        seeing = (
-            fps * (0.5 * CODEC_MS_PER_MEGAPIXEL * megapixels + costs.detect_ms) + people / REFRESH_S * costs.embed_ms
-        )
+        seeing = fps * (0.5 * CODEC_MS_PER_MEGAPIXEL * megapixels + costs.detect_ms) + crops_per_s * costs.embed_ms
         ingest_ms, perceive_ms, match_ms = (
             ingest_ms + taking,
             perceive_ms + seeing,
@@ -117,7 +115,7 @@ def plan(settings: Settings, costs: Costs, people: float, visits_per_hour: float
     records_s = sum(camera.fps for camera in cameras)
     vector_bytes = 2 * costs.embedding_size  # float16
     embeddings_mb_s = (
-        records_s * (RECORD_BYTES + people * PERSON_BYTES) + len(cameras) * people / REFRESH_S * vector_bytes
+        records_s * (RECORD_BYTES + people * PERSON_BYTES) + len(cameras) * crops_per_s * vector_bytes
     ) / 1e6
     events_per_hour = 2 * visits_per_hour  # a new or link, and an end
     keep, name = settings.site.retention, settings.site.name

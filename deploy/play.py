@@ -135,9 +135,7 @@ def place(scene: SceneSettings, record: Embeddings) -> tuple[int, int]:
     """(camera, frame) of the scene that a record shows."""
     camera = int(record.camera.removeprefix("cam-")) - 1
     time_s = (record.captured_at - record.stream) / 1e9
-    if (
-        record.clock == "file"
-    ):  # a file's stream is named by the scene's start, a live one's by the camera's first picture
+    if record.clock == "file":  # whose stream is named by the scene's start, a live one's by the camera's first picture
         time_s -= scene.phase_s(camera)
     return camera, min(max(round(time_s * scene.fps), 0), scene.frames() - 1)
 

@@ -52,8 +52,6 @@ def service(settings: Settings, verb: str) -> Iterator[threading.Event]:
             yield stop
             log.info("%s of site %s %s", verb, settings.site.name, "was stopped" if stop.is_set() else "is done")
     except Exception as error:
-        if (
-            settings.telemetry.log_json
-        ):  # whoever reads the log is a program: the last line, which is none of JSON, is lost on it
+        if settings.telemetry.log_json:  # a program reads the log: the last line, which is none of JSON, is lost on it
             log.error("%s of site %s failed: %s", verb, settings.site.name, error)
         raise

@@ -38,6 +38,7 @@ EXPECTED = {
 """What a key's text must look like, where that is not a name."""
 
 PLAINER = {
+    "Value error, ": "",
     "Input should be greater than or equal to": "expected at least",
     "Input should be less than or equal to": "expected at most",
     "Input should be": "expected",
@@ -153,7 +154,7 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path}: is not TOML: {error}") from None
+        raise SettingsError(f"{path}: is not TOML: {error}{_title_and_key(text)}") from None
     overridden = _override(data, os.environ if environment is None else environment)
     try:
         _resolve(Settings, data, path.resolve().parent)
@@ -268,6 +269,12 @@ def _enter(data: dict[str, Any], parts: list[str], variable: str) -> tuple[dict[
     return cameras[meant[0]], ("camera", meant[0])
 
 
+def _title_and_key(text: str) -> str:
+    """What to do about ``[detector] bundle = "x"`` on one line, as people say it; else nothing."""
+    found = re.search(r"^\s*(\[[^\]\n=]+\]+)[ \t]*[A-Za-z_]\w*[ \t]*=", text, re.MULTILINE)
+    return f"; a title, {found[1]}, stands on a line of its own" if found else ""
+
+
 def _parse(variable: str, value: str) -> Any:
     if not value.startswith(("[", "{")):
         return value
@@ -357,7 +364,11 @@ def _reason(error: Any) -> str:
         return "expected a time with its zone, such as 2026-01-31T08:00:00Z"
     if error["type"] == "string_pattern_mismatch":
         return EXPECTED.get(str(error["loc"][-1]), "letters, digits and _ . - are taken, a letter or digit first")
-    said = str(error["msg"]).removeprefix("Value error, ")
+    return plainer(str(error["msg"]))
+
+
+def plainer(said: str) -> str:
+    """What pydantic says, in words for people: of the command line's options, too."""
     for theirs, ours in PLAINER.items():
         said = said.replace(theirs, ours)
     return said

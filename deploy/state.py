@@ -1,5 +1,6 @@
 """The state folder: the embedded gallery's files and the site's key."""
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +10,10 @@ import platformdirs
 
 from deploy.output import check_folder
 from deploy.settings import Settings
-from stream.errors import GalleryError
+from stream.errors import GalleryError, GalleryUnreachable
 from stream.telemetry import hide
+
+log = logging.getLogger(__name__)
 
 
 def state_folder(settings: Settings | None) -> Path:
@@ -24,13 +27,32 @@ def keeps_state(settings: Settings) -> bool:
     return settings.redis is None or settings.site.key is None
 
 
+def kept_state(settings: Settings, given: Path | None) -> Path:
+    """The folder to read what a site has kept. Raises `GalleryUnreachable` where it keeps none: of films that ran without ``--state``."""
+    from matcher.server import holds_gallery
+
+    folder = given or state_folder(settings)
+    if given is None and _fleeting(settings) and not holds_gallery(folder):
+        raise GalleryUnreachable(
+            f"nothing is kept of site {settings.site.name} in {folder}: of films and drawn cameras `sightline run` keeps what it "
+            f"found with --state DIR alone; run it so, and name DIR here too"
+        )
+    return folder
+
+
+def _fleeting(settings: Settings) -> bool:
+    """Whether a run leaves nothing unless ``--state`` says where: a site of files, or of drawn cameras alone, without ``[redis]``."""
+    real = settings.live and any(camera.kind != "synthetic" for camera in settings.camera)
+    return not (real or settings.redis)
+
+
 @contextmanager
 def opened_state(settings: Settings, given: Path | None, *, lasting: bool = False) -> Iterator[Path]:
     """The folder, made where it is missing and needed. Without ``--state`` a site of files, or of drawn cameras alone, gets a fresh one that is
     removed afterwards: it shall neither meet yesterday's people nor be taken for a repeat. Not so where the gallery is `lasting`.
     """
-    real = settings.live and any(camera.kind != "synthetic" for camera in settings.camera)
-    if given is None and not (real or settings.redis or lasting):
+    if given is None and _fleeting(settings) and not lasting:
+        log.info("what is found is not kept: --state DIR keeps it, for `sightline events`")
         with tempfile.TemporaryDirectory(prefix=f"sightline-{settings.site.name}-") as fresh:
             yield Path(fresh)
         return

@@ -6,14 +6,13 @@ from pathlib import Path
 import msgspec
 
 from deploy.settings import Settings
-from deploy.state import state_folder
+from deploy.state import kept_state
 from matcher.overview import Overview, overview
 from matcher.server import embedded_url
 from stream.kafka import group_lag
 
-LIVE_AGE_S = (
-    10.0  # of a live camera's last record; with idle records in between, an older one says that something stands
-)
+LIVE_AGE_S = 10.0
+"""Of a live camera's last record; with idle records in between, an older one says that something stands."""
 
 
 class CameraStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +51,7 @@ class SiteStatus(msgspec.Struct, frozen=True, kw_only=True):
 def status(settings: Settings, state: Path | None) -> SiteStatus:
     """Ask Redis, and Kafka where the site has one. Raises their errors."""
     site = settings.site.name
-    url = settings.redis.url if settings.redis else embedded_url(state or state_folder(settings))
+    url = settings.redis.url if settings.redis else embedded_url(kept_state(settings, state))
     known = overview(url, site)
     frames_lag: dict[int, int] = {}
     embeddings_lag: dict[int, int] = {}

@@ -17,11 +17,10 @@ from rich.text import Text
 
 from deploy.output import STDOUT, Output, written
 from deploy.settings import Settings
-from deploy.state import state_folder
+from deploy.state import kept_state
 from stream.codec import encode
-from stream.errors import GalleryUnreachable, SightlineError, UsageError
+from stream.errors import SightlineError, UsageError
 from stream.messages import MatchEvent
-from stream.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +74,8 @@ def print_events(
     from matcher.events import events
 
     output = Output(json_path)
-    with _place(settings, state, follow) as where, _lines(json_path) as lines:
+    where = settings.kafka or settings.redis or kept_state(settings, state)
+    with _lines(json_path) as lines:
         found = events(
             where, site=settings.site.name, start=start, after=after, follow=follow, camera=camera, stop=stop
         )
@@ -86,28 +86,6 @@ def print_events(
                 output.console.print(line(event))
             if lines and not written(lines, encode(event) + b"\n"):
                 return
-
-
-@contextmanager
-def _place(settings: Settings, state: Path | None, follow: bool) -> Iterator[KafkaSettings | str]:
-    """Where the site's events are. A gallery that nobody runs now is opened to be read."""
-    from matcher.server import EmbeddedRedis, embedded_url
-
-    if settings.kafka is not None:
-        yield settings.kafka
-    elif settings.redis is not None:
-        yield settings.redis.url
-    else:
-        folder = state or state_folder(settings)
-        try:
-            url = embedded_url(folder)
-        except GalleryUnreachable:
-            if follow or not (folder / "server.conf").exists():
-                raise
-            with EmbeddedRedis(folder, retention_s=settings.site.retention.gallery_s) as server:
-                yield server.url
-        else:
-            yield url
 
 
 @contextmanager

@@ -353,8 +353,8 @@ def _places(url: str, site: str) -> dict[str, tuple[int, int]]:
 def _kafka(settings: Settings, verb: str) -> KafkaSettings:
     if settings.kafka is None:
         raise SettingsError(
-            f"sightline {verb} moves messages over Kafka, and the site file has no [kafka] section: add "
-            'bootstrap_servers = "host:9092", or use sightline run'
+            f"sightline {verb} moves messages over Kafka, and the site file has no [kafka] section: add one "
+            'with bootstrap_servers = "host:9092", or use sightline run'
         )
     return settings.kafka
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from detector.boxes import Boxes
 
-EVERY_S = 1.0  # a picture is kept to compare with
-SPAN_S = (
-    3.0  # pictures are looked at for so long after they are old enough: somebody who passes hides a place for a moment
-)
-SHRINK = 4  # pictures are compared at a quarter of their size, which averages noise away
-CHANGE = (
-    12  # grey levels, mean of the colours, that one spot must change by; 8 to 20 do as well (benchmarks/results.md)
-)
+EVERY_S = 1.0
+"""A picture is kept to compare with this often."""
+SPAN_S = 3.0
+"""Pictures are looked at for so long after they are old enough: somebody who passes hides a place for a moment."""
+SHRINK = 4
+"""Pictures are compared at a quarter of their size, which averages noise away."""
+CHANGE = 12
+"""Grey levels, mean of the colours, that one spot must change by; 8 to 20 do as well (benchmarks/results.md)."""
 
 
 class Scenery:

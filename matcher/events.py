@@ -149,7 +149,7 @@ def _place(where: Where, follow: bool) -> KafkaSettings | str | Path:
             if not holds_gallery(where):
                 raise
             if follow:
-                raise GalleryUnreachable(f"{error}; follow=False reads what the site left there") from None
+                raise GalleryUnreachable(f"{error}; what it left there is read without follow (--follow)") from None
             return where
     if where.startswith(("redis://", "rediss://", "unix://")):
         return where

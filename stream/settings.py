@@ -28,9 +28,8 @@ class Section(BaseModel):
         if isinstance(value, bool):
             kind = cls.model_fields[field.field_name or ""].annotation
             parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-            if any(
-                getattr(part, "__origin__", part) in (int, float) for part in parts
-            ):  # the origin of an Annotated one
+            plain = [getattr(part, "__origin__", part) for part in parts]  # of an Annotated one what it annotates
+            if int in plain or float in plain:
                 raise ValueError("expected a number")
         return value
 

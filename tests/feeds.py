@@ -16,7 +16,6 @@ from ingest.cameras import Cameras
 from ingest.patience import Patience
 from ingest.settings import CameraSettings
 from stream.messages import CameraState, Frame
-from stream.transport import Record
 
 Message = Frame | CameraState
 HASTY = Patience(
@@ -63,11 +62,6 @@ def number_of(frame: Frame) -> int:
 def kind_of(message: Message) -> str:
     """For failures that can be read."""
     return f"{message.camera} {message.state if isinstance(message, CameraState) else message.sequence}"
-
-
-def records_of(batches: Iterator[Sequence[Record[Message]]]) -> list[Record[Message]]:
-    """All records of a source that ends."""
-    return [record for batch in batches for record in batch]
 
 
 @contextmanager

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from stream.model import IMAGENET_MEAN, IMAGENET_STD
+
+MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
 ERASED = tuple(mean + std * mean for mean, std in zip(MEAN, STD, strict=True))
 """Colour of an erased rectangle: `MEAN` after `normalise`, which is what the reference code of random erasing writes there."""
 LEFT_RIGHT = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)

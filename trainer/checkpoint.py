@@ -217,22 +217,19 @@ def _from_first(content: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def load_weights(network: nn.Module, weights: dict[str, Tensor], skip: tuple[str, ...] = ()) -> None:
-    """Copy weights into a network: every entry must fit, but for those whose names begin with one of `skip`."""
-    wanted = {name: value for name, value in weights.items() if not name.startswith(skip)} if skip else weights
-    expected = {
-        name: value.shape for name, value in network.state_dict().items() if not (skip and name.startswith(skip))
-    }
-    missing, unknown = sorted(expected.keys() - wanted.keys()), sorted(wanted.keys() - expected.keys())
+def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy weights into a network: every entry must fit."""
+    expected = {name: value.shape for name, value in network.state_dict().items()}
+    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     for kind, names in (("lacks", missing), ("has unknown", unknown)):
         if names:
             raise DataError(
                 f"the checkpoint {kind} {len(names)} of the network's {len(expected)} entries, first {names[0]}: was it trained with another recipe?"
             )
     for name, shape in expected.items():
-        if wanted[name].shape != shape:
+        if weights[name].shape != shape:
             raise DataError(
-                f"the checkpoint's {name} is {tuple(wanted[name].shape)}, expected {tuple(shape)}: "
+                f"the checkpoint's {name} is {tuple(weights[name].shape)}, expected {tuple(shape)}: "
                 "was it trained with another recipe, or on another number of people?"
             )
-    network.load_state_dict(wanted, strict=not skip)
+    network.load_state_dict(weights, strict=True)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from trainer.attention import REGION
 from trainer.methods import method_module
 from trainer.settings import Recipe
 
@@ -16,8 +17,6 @@ COUNTED = ("convolution", "addmm", "mm")
 """Convolutions and linear layers (recurrent ones too); products of two feature maps, as in attention, are not counted."""
 CELL = 32
 """Sides of a scene are padded to multiples of it."""
-REGION_HW = (14, 14)
-"""Size of the map of a region in a scene."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def _scene(network: Any, recipe: Any) -> tuple[int, Any]:
     scene = torch.empty(1, 3, *(-(-side // CELL) * CELL for side in recipe.input_hw))
     trunk, maps = _counted(network.maps, scene)
     proposals, _ = _counted(network.proposals.head, [maps[0]])
-    region = maps[0].new_empty(1, maps[0].shape[1], *REGION_HW)
+    region = maps[0].new_empty(1, maps[0].shape[1], REGION, REGION)
     per_region, out = _counted(lambda x: _region(network, recipe, x), region)
     return trunk + proposals + recipe.max_proposals_test * per_region, out
 

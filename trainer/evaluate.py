@@ -15,6 +15,7 @@ from stream.errors import DataError
 from trainer.augment import ERASED, erasing
 from trainer.data import LEAST_VISIBLE, Crops, Scenes
 from trainer.metrics import (
+    SURE,
     BoxScore,
     CameraPair,
     Detected,
@@ -36,6 +37,8 @@ CHUNK = 64
 MAX_CAMERAS = 32
 """Scores of camera pairs are not listed above: drawn sites together have hundreds of cameras."""
 MAX_IOU = 0.6
+APART = 18
+"""Frames, 1.5 s at 12 fps."""
 MIN_SCORE = 0.05
 """Boxes below are not listed; the tail adds nothing to the average precision."""
 PLAIN = "plain"
@@ -186,7 +189,7 @@ def detect(model: Infers, images: Sequence[U8], size_hw: tuple[int, int]) -> lis
     return found
 
 
-def score_detector(model: Infers, scenes: Scenes, size_hw: tuple[int, int], *, threshold: float = 0.4) -> BoxScore:
+def score_detector(model: Infers, scenes: Scenes, size_hw: tuple[int, int]) -> BoxScore:
     """Average precision at IoU 0.5, people of whom less than 30 % can be seen neither right nor wrong."""
     pictures = []
     for place in range(len(scenes.images)):
@@ -198,25 +201,19 @@ def score_detector(model: Infers, scenes: Scenes, size_hw: tuple[int, int], *, t
         solid = (truth[:, 2:] - truth[:, :2]).min(1) > 1
         counted = scenes.visible[place][there][solid] >= LEAST_VISIBLE
         pictures.append(Detected(xyxy, scores, truth[solid], counted))
-    return score_boxes(pictures, threshold=threshold)
+    return score_boxes(pictures)
 
 
 def box_agreement(
-    model: Infers,
-    size_hw: tuple[int, int],
-    reference: Infers,
-    reference_hw: tuple[int, int],
-    frames: Iterable[U8],
-    *,
-    threshold: float = 0.4,
+    model: Infers, size_hw: tuple[int, int], reference: Infers, reference_hw: tuple[int, int], frames: Iterable[U8]
 ) -> BoxScore:
-    """How well a detector agrees with another on the same footage: the other's boxes of at least `threshold` are the truth."""
+    """How well a detector agrees with another on the same footage: the other's boxes of at least `SURE` are the truth."""
     pictures = []
     for frame in frames:
         ((xyxy, scores),) = detect(model, [frame], size_hw)
         ((truth, sure),) = detect(reference, [frame], reference_hw)
-        pictures.append(Detected(xyxy, scores, truth, sure >= threshold))
-    return score_boxes(pictures, threshold=threshold)
+        pictures.append(Detected(xyxy, scores, truth, sure >= SURE))
+    return score_boxes(pictures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +221,7 @@ class Agreement:
     """Of an embedder with labels and with another embedder, on pairs of real crops."""
 
     rank1: float
-    """Share of crops whose nearest crop, of those at least `apart` frames away, shows the same person."""
+    """Share of crops whose nearest crop, of those at least `APART` frames away, shows the same person."""
     separation: float
     """Chance that a same-person pair is more similar than a pair of two people (area under the ROC curve)."""
     reference_rank1: float
@@ -235,12 +232,12 @@ class Agreement:
     people: int
 
 
-def crop_agreement(ours: F32, theirs: F32, people: I64, frames: I64, *, apart: int = 18) -> Agreement:
-    """Vectors (N, D) and (N, E) of the same crops; pairs closer than `apart` frames (1.5 s at 12 fps) of one person are too easy."""
+def crop_agreement(ours: F32, theirs: F32, people: I64, frames: I64) -> Agreement:
+    """Vectors (N, D) and (N, E) of the same crops; pairs closer than `APART` frames of one person are too easy."""
     from scipy.stats import rankdata, spearmanr
 
     same = people[:, None] == people[None]
-    usable = ~same | (np.abs(frames[:, None] - frames[None]) >= apart)
+    usable = ~same | (np.abs(frames[:, None] - frames[None]) >= APART)
     upper = np.triu(usable, 1)
 
     def judged(vectors: F32) -> tuple[float, float, NDArray[np.float64]]:

@@ -79,9 +79,8 @@ class CosineSoftmax(nn.Module):
     def __init__(self, features: int, classes: int, scale: float = 20.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(classes, features))
-        nn.init.normal_(
-            self.weight, std=features**-0.5
-        )  # of length 1: Adam's steps then turn it by degrees, not by minutes
+        # of length 1: Adam's steps then turn it by degrees, not by minutes
+        nn.init.normal_(self.weight, std=features**-0.5)
         self.scale = scale
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:

@@ -6,11 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.boxes import iou
 from stream.errors import DataError
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+MATCHED = 0.5
+"""Overlap from which on a box shows a person."""
+SURE = 0.4
+"""Score from which on a detector's box counts, where precision and recall are asked at one."""
 QUERY_CHUNK = 256  # queries ranked at a time: 16k gallery items make 16 MB of similarities
 
 
@@ -190,16 +195,6 @@ def nearest(
     return kept[np.argsort(-row[kept], kind="stable")[:count]]
 
 
-def iou_matrix(a: F32, b: F32) -> F32:
-    """(N, 4) and (M, 4) xyxy -> (N, M) intersection over union."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    inner = np.clip(high - low, 0, None).prod(-1)
-    areas = (a[:, 2:] - a[:, :2]).prod(-1)[:, None] + (b[:, 2:] - b[:, :2]).prod(-1)[None] - inner
-    result: F32 = (inner / np.maximum(areas, 1e-9)).astype(np.float32)
-    return result
-
-
 @dataclass(frozen=True, slots=True)
 class Detected:
     """One picture: what was found and what is there."""
@@ -223,8 +218,8 @@ class BoxScore:
     people: int
 
 
-def score_boxes(pictures: Sequence[Detected], *, overlap: float = 0.5, threshold: float = 0.4) -> BoxScore:
-    """Average precision (area under the envelope of precision over recall) at IoU `overlap`, and both at one score.
+def score_boxes(pictures: Sequence[Detected], *, threshold: float = SURE) -> BoxScore:
+    """Average precision (area under the envelope of precision over recall) at IoU 0.5, and both at one score.
 
     In each picture detections are matched in order of score, each to the free truth it overlaps most; one that matches only an
     uncounted truth is dropped.
@@ -235,14 +230,14 @@ def score_boxes(pictures: Sequence[Detected], *, overlap: float = 0.5, threshold
     for picture in pictures:
         people += int(picture.counted.sum())
         free = np.ones(len(picture.truth), dtype=bool)
-        overlaps = iou_matrix(picture.xyxy, picture.truth)
+        overlaps = iou(picture.xyxy, picture.truth)
         for place in np.argsort(-picture.scores, kind="stable"):
             row = np.where(free & picture.counted, overlaps[place], 0)
             best = int(row.argmax()) if len(row) else -1
-            if best >= 0 and row[best] >= overlap:
+            if best >= 0 and row[best] >= MATCHED:
                 free[best] = False
                 right.append(True)
-            elif (np.where(picture.counted, 0, overlaps[place]) >= overlap).any():
+            elif (np.where(picture.counted, 0, overlaps[place]) >= MATCHED).any():
                 continue
             else:
                 right.append(False)

@@ -106,9 +106,8 @@ def sample(x: Tensor, boxes: Tensor, size_hw: tuple[int, int]) -> Tensor:
     centre_x, centre_y, width, height = boxes.float()[:, :, None].unbind(1)  # (B, 1) each
     columns = 2 * centre_x - 1 + width * _ramp(size_hw[1], x.device)  # (B, M), -1 to 1 over the map
     rows = 2 * centre_y - 1 + height * _ramp(size_hw[0], x.device)  # (B, N)
-    grid = torch.stack(
-        [columns[:, None, :].expand(-1, size_hw[0], -1), rows[:, :, None].expand(-1, -1, size_hw[1])], -1
-    )  # (B, N, M, 2)
+    columns, rows = columns[:, None, :].expand(-1, size_hw[0], -1), rows[:, :, None].expand(-1, -1, size_hw[1])
+    grid = torch.stack([columns, rows], -1)  # (B, N, M, 2)
     return F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

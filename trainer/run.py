@@ -162,9 +162,9 @@ class Run:
         epoch = self.sampled["epoch"]
         score = None
         if judge is None:
-            better = losses.keys() != self.best.keys() - {"epoch"} or sum(losses.values()) < sum(
-                value for name, value in self.best.items() if name != "epoch"
-            )  # another set of terms is another scale
+            best = {name: value for name, value in self.best.items() if name != "epoch"}
+            # another set of terms is another scale
+            better = losses.keys() != best.keys() or sum(losses.values()) < sum(best.values())
             found = losses
         else:
             if epoch % self.recipe.val_every and epoch < self.recipe.epochs:

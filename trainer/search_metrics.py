@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.boxes import iou
 from stream.errors import DataError
 from trainer.data import UNLABELLED, Scenes
 from trainer.datasets.sets import Gallery, Queries
-from trainer.metrics import iou_matrix, similarity_rows
+from trainer.metrics import similarity_rows
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -100,7 +101,7 @@ def score_found(found: Sequence[Found], scenes: Scenes, rule: Rule = STANDARD) -
         truth = _there(scenes, place)
         people += len(truth)
         sure = one.scores >= MIN_SCORE
-        overlaps = iou_matrix(one.xyxy[sure], truth)  # (n, G)
+        overlaps = iou(one.xyxy[sure], truth)  # (n, G)
         hit = np.zeros(int(sure.sum()), bool)
         if overlaps.size:
             theirs = overlaps.argmax(0)  # the best box of each person
@@ -243,7 +244,7 @@ class _Boxes:
     def hit(self, row: F32, frame: int, truth: F32, rule: Rule) -> int | None:
         """The box of `frame` that matches `truth` and is most similar by `row`."""
         start, end = self._starts[frame], self._starts[frame + 1]
-        matching = np.flatnonzero(rule.matches(iou_matrix(self.xyxy[start:end], truth[None])[:, 0], truth))
+        matching = np.flatnonzero(rule.matches(iou(self.xyxy[start:end], truth[None])[:, 0], truth))
         return int(start + matching[row[start:end][matching].argmax()]) if len(matching) else None
 
 
@@ -253,7 +254,7 @@ def _identities(xyxy: F32, truth: F32, people: I64) -> tuple[I64, I64]:
     if not len(xyxy) or not len(truth):
         return who, people[people != UNLABELLED]
     edge = np.array([0, 0, 1, 1], np.float32)
-    overlaps = iou_matrix(xyxy + edge, truth + edge)
+    overlaps = iou(xyxy + edge, truth + edge)
     best, person = overlaps.max(1), overlaps.argmax(1)
     who[best >= 0.3] = IGNORED
     on = (best >= 0.5) & (people[person] != UNLABELLED)

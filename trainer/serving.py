@@ -131,9 +131,8 @@ class TorchBackend:
         """
         parts: list[tuple[Tensor, ...]] = []
         inputs = (images,) if joints is None else (images, joints)
-        with torch.backends.cudnn.flags(
-            enabled=True, allow_tf32=False
-        ):  # TF32 keeps 10 bits: twice what an export may differ
+        # TF32 keeps 10 bits: twice what an export may differ
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             for start in range(0, len(images), MAX_BATCH):
                 out = self._module(*(torch.from_numpy(x[start : start + MAX_BATCH]).to(self._device) for x in inputs))
                 parts.append(out if isinstance(out, tuple) else (out,))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from stream.errors import SettingsError
 from stream.settings import Section
@@ -22,7 +22,9 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class Recipe(Section):
-    """What every method has."""
+    """What every method has. The docstring below a key is what `sightline methods --keys` says of it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     method: str
     input_hw: tuple[Side, Side]

@@ -48,10 +48,8 @@ class LabelledTracklet(Stay):
     """(h, w, 3) RGB, in order of time."""
 
 
-def synthetic_tracklets(
-    workers: int = 1, report: Callable[[int, int], None] = lambda done, of: None
-) -> list[LabelledTracklet]:
-    """Everybody's stays on `SITES` drawn sites; drawn within a minute or two at first, out of the cache later."""
+def synthetic_tracklets(workers: int, report: Callable[[int, int], None]) -> list[LabelledTracklet]:
+    """Everybody's stays on `SITES` drawn sites; drawn within minutes by so many processes at first, out of the cache later."""
     key = {"first": FIRST_SITE, "people": PEOPLE, "seconds": SECONDS, "fps": FPS}
     rows = drawn("tracklets", partial(_draw, FIRST_SITE), SITES, key=key, workers=workers, report=report)
     found = []

@@ -98,9 +98,8 @@ def read(path: Path) -> Mapping[str, Any]:
             f"weights = {str(path)!r}: there is no such file: name one, {IMAGENET!r} for torchvision's, {REMEDY}"
         )
     try:
-        altered = (
-            altered_part(path) if zipfile.is_zipfile(path) else None
-        )  # files of before torch 1.6 have no checksums
+        # files of before torch 1.6 have no checksums
+        altered = altered_part(path) if zipfile.is_zipfile(path) else None
         if altered is not None:
             raise DataError(f"{path} is damaged: {altered} in it does not have its checksum; fetch the file again")
         with torch.serialization.safe_globals(NUMBERS):

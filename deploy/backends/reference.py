@@ -56,8 +56,8 @@ class ReferenceDetector:
 class ReferenceEmbedder:
     """Mean colours of a 4 x 2 grid, centred on grey and scaled to unit length: colour alone, and no more."""
 
-    def __init__(self, input_hw: tuple[int, int] = (64, 32)) -> None:
-        self.card = _card("reference-embedder", "embedder", input_hw, {"embedding": (GRID_HW[0] * GRID_HW[1] * 3,)})
+    def __init__(self) -> None:
+        self.card = _card("reference-embedder", "embedder", (64, 32), {"embedding": (GRID_HW[0] * GRID_HW[1] * 3,)})
 
     def infer(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """(N, H, W, 3) -> embedding (N, 24), unit norm."""

@@ -1,7 +1,7 @@
 """``sightline data``"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,12 +9,13 @@ from deploy.output import JsonPath, Output
 from stream.cores import usable_cores
 
 data = typer.Typer(
-    help="Look into data sets, and annotate them.\n\nExample: sightline data inspect market1501 /data",
+    help="Look into data sets, annotate them, and draw some.\n\nExample: sightline data inspect market1501 /data",
     no_args_is_help=True,
 )
 Name = Annotated[
     str,
     typer.Argument(
+        metavar="NAME",
         help="market1501, duke, cuhk03-labeled, cuhk03-detected, msmt17, msmt17-train, folder, prw, cuhk-sysu, synthetic.",
         show_default=False,
     ),
@@ -26,7 +27,10 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Processor cores.", sho
 def inspect(
     name: Name,
     root: Annotated[
-        Path | None, typer.Argument(help="The set's folder, or the one above; none for synthetic.", show_default=False)
+        Path | None,
+        typer.Argument(
+            metavar="[ROOT]", help="The set's folder, or the one above; none for synthetic.", show_default=False
+        ),
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="The contact sheet.", show_default="NAME.png")
@@ -52,7 +56,9 @@ def inspect(
 @data.command()
 def annotate(
     name: Name,
-    root: Annotated[Path, typer.Argument(help="The set's folder, or the one above.", show_default=False)],
+    root: Annotated[
+        Path, typer.Argument(metavar="ROOT", help="The set's folder, or the one above.", show_default=False)
+    ],
     every_split: Annotated[
         bool, typer.Option("--every-split", help="Query and gallery too; training needs neither.")
     ] = False,
@@ -79,3 +85,29 @@ def annotate(
     report = Output(json)
     cores = threads or usable_cores()
     report.data(annotate_data(name, root, every_split, keypoint_weights, mask_weights, cores, report.console))
+
+
+@data.command()
+def draw(
+    layout: Annotated[
+        Literal["market1501", "prw"],
+        typer.Argument(metavar="market1501|prw", help="Crops of people, or whole scenes.", show_default=False),
+    ],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="A new or an empty folder.", show_default=False)],
+    people: Annotated[
+        int, typer.Option(min=2, max=10_000, help="Whom to learn from; half as many others are searched for.")
+    ] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed: other people, clothes and cameras.")] = 0,
+    threads: Threads = None,
+    json: JsonPath = None,
+) -> None:
+    """Draw people and write them as files in a data set's layout, crops with joints and body parts: for any tool that reads it.
+
+    Training on drawn people needs no files: sightline train METHOD --data synthetic.
+
+    Example: sightline data draw market1501 drawn-people --people 100
+    """
+    from deploy.drawing import draw_data
+
+    report = Output(json)
+    report.data(draw_data(layout, root, people, seed, threads or usable_cores(), report.console))

@@ -62,11 +62,12 @@ def plan(
         row = (str(topic.partitions), f"{topic.mb_s:.3f}", str(topic.retention_s), f"{topic.disk_mb:.0f}")
         topics.add_row(topic.topic, *row)
     output.console.print(cameras, topics)
+    height, _ = planning.ASSUMED_HW
     output.console.print(
         f"Cores: ingest {done.ingest_cores:.2f}, perceive {done.perceive_cores:.2f} "
         f"({done.perceive_workers} worker(s)), match {done.match_cores:.2f}; gallery {done.gallery_mb:.0f} MB\n"
         f"Models here: {done.costs.detect_ms:.1f} ms per frame, {done.costs.embed_ms:.1f} ms per crop, one core. "
         f"Taken as given: {people:g} people in each view, {visits:g} visits per hour, "
-        f"{planning.JPEG_BYTES_PER_PIXEL} bytes per pixel, sources at {planning.SOURCE_FPS} fps."
+        f"{planning.JPEG_BYTES_PER_PIXEL} bytes per pixel, cameras of {height}p at {planning.SOURCE_FPS} fps."
     )
     output.data(done)

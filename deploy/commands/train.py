@@ -11,7 +11,9 @@ from deploy.output import JsonPath, Output
 def train(
     method: Annotated[
         str,
-        typer.Argument(help="osnet, eprinet, magnifiernet, mgre, person-search or detector.", show_default=False),
+        typer.Argument(
+            metavar="METHOD", help="osnet, eprinet, magnifiernet, mgre, person-search or detector.", show_default=False
+        ),
     ],
     output: Annotated[
         Path,

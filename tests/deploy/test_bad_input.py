@@ -205,7 +205,7 @@ def test_a_log_in_json_has_what_ended_the_worker(site: Path, tmp_path: Path) -> 
 
 def test_workers_without_a_kafka_section_say_what_to_add(here: Here, site: Path) -> None:
     for verb in ("ingest", "perceive", "match"):
-        assert "no [kafka] section: add bootstrap_servers" in refusal(here, site, 2, verb)
+        assert "no [kafka] section: add one with bootstrap_servers" in refusal(here, site, 2, verb)
 
 
 def test_redis_at_the_wrong_port_is_said(here: Here, site: Path, tmp_path: Path) -> None:

@@ -58,9 +58,16 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     [
         pytest.param(["plan"], ["Missing argument", 'see "sightline plan --help"'], id="missing argument"),
         pytest.param(["plan", "x.toml", "--peeple", "3"], ["--peeple", "--people"], id="misspelt option"),
-        pytest.param(["plan", "x.toml", "--people", "many"], ["--people", "valid number"], id="no number"),
-        pytest.param(["plan", "x.toml", "--people", "inf"], ["--people", "less than"], id="no finite number"),
+        pytest.param(["plan", "x.toml", "--people", "many"], ["--people': expected a number;"], id="no number"),
+        pytest.param(
+            ["plan", "x.toml", "--people", "inf"], ["--people': expected at most 1000;"], id="no finite number"
+        ),
         pytest.param(["plann"], ["plann", "plan"], id="misspelt verb"),
+        pytest.param(
+            ["adopt", "x.onnx", "--name", "x", "--preset", "yolo"],
+            ["--preset': 'yolo' is not one of"],
+            id="no such choice",
+        ),
         pytest.param(
             ["plan", "x.toml", "--json", "/no/such/x.json"], ["/no/such does not exist"], id="unwritable report"
         ),
@@ -165,7 +172,7 @@ main(["status", {str(site)!r}])
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env={"PATH": os.environ["PATH"]}
     )
     assert done.returncode == 1
-    assert last_line(done).startswith("sightline: no gallery runs in /.local/state/sightline/depot: start")
+    assert "nothing is kept of site depot in /.local/state/sightline/depot: " in last_line(done)
 
 
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:

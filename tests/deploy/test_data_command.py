@@ -1,4 +1,4 @@
-"""``sightline data inspect`` on tiny data sets with something wrong in each."""
+"""``sightline data inspect`` on tiny data sets with something wrong in each, and ``data draw``."""
 
 import json
 
@@ -110,3 +110,24 @@ def test_annotating_needs_crops_and_weights_that_are_there(capsys, tmp_path):
     missing = str(tmp_path / "none.pt")
     assert status_of(["data", "annotate", "market1501", str(tmp_path), "--keypoint-weights", missing]) == 1
     assert f"--keypoint-weights {missing}: there is no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("layout", "people", "others", "counts"),
+    [
+        ("market1501", 2, 2, {"train people": 2, "train pictures": 24, "query people": 2}),
+        ("prw", 6, 12, {"train frames": 40, "test frames": 40}),
+    ],
+)
+def test_a_drawn_data_set_is_read_as_any_of_its_layout(capsys, tmp_path, monkeypatch, layout, people, others, counts):
+    monkeypatch.setattr("deploy.drawing.SITE_S", 10.0)
+    root, report = tmp_path / "drawn", tmp_path / "drawn.json"
+    asked = ["--people", str(people), "--threads", "1", "--json", str(report)]
+    assert status_of(["data", "draw", layout, str(root), *asked]) == 0
+    said = capsys.readouterr().out
+    drawn = json.loads(report.read_text())
+    assert f"{drawn['pictures']} pictures of {people} people to learn from and {others} others" in said
+    _, found, _ = inspected(capsys, tmp_path, layout, root)
+    assert {name: found["counts"][name] for name in counts} == counts
+    assert status_of(["data", "draw", layout, str(root)]) == 2
+    assert "holds something already; name a new or an empty folder" in capsys.readouterr().err

@@ -43,6 +43,7 @@ def test_a_healthy_site_passes_every_check(site: Path, tmp_path: Path, redis_ser
     assert {finding["status"] for finding in findings} == {"ok"}
     checks = [finding["check"].split()[0] for finding in findings]
     assert checks == ["machine", "bundle", "bundle", "redis", "kafka", "camera", "camera"]
+    assert ["(height x width)" in finding["found"] for finding in findings] == [False, True, True, *[False] * 4]
     for finding in findings:
         assert finding["check"] in done.stdout
     assert "h264 320x240 at 25.0 fps" in done.stdout
@@ -196,6 +197,13 @@ def test_a_plan_adds_up(site: Path) -> None:
     assert few.perceive_workers == 1
 
 
+def test_a_plan_looks_at_people_as_often_as_the_site_does(site: Path) -> None:
+    costs = Costs(detect_ms=20, embed_ms=5, embedding_size=512)
+    seldom, often = (plan(load(site, {"SIGHTLINE_REID__EVERY_S": each}), costs, 10, 600) for each in ("2", "0.5"))
+    cameras, more = len(seldom.cameras), 10 / 0.5 - 10 / 2
+    assert often.perceive_cores - seldom.perceive_cores == pytest.approx(cameras * more * 5 / 1000)
+
+
 def test_a_plan_takes_the_quickest_turn_by_the_clock_it_is_given(site: Path) -> None:
     now_s = [0.0]
 
@@ -220,6 +228,7 @@ def test_a_plan_times_the_models_and_prints(site: Path, tmp_path: Path) -> None:
     done = sightline("plan", str(site), "--json", str(tmp_path / "plan.json"), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "depot.frames" in done.stdout
+    assert "cameras of 720p at 25 fps" in done.stdout
     assert json.loads((tmp_path / "plan.json").read_text())["costs"]["detect_ms"] > 0
 
 

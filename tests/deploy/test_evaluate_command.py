@@ -249,6 +249,8 @@ def test_wrong_usage_ends_in_one_line(arguments, status, message, osnet, tmp_pat
 def test_a_folder_that_is_no_model_is_said(tmp_path, capsys):
     assert status_of(["evaluate", str(tmp_path)]) == 1
     assert "neither a checkpoint.pt" in capsys.readouterr().err
+    assert status_of(["evaluate", str(tmp_path / "later")]) == 1
+    assert "later: not there; name a training's output folder, a checkpoint.pt, or" in capsys.readouterr().err
 
 
 def test_a_folder_for_pictures_that_cannot_be_made_is_said_before_the_work(osnet, tmp_path, capsys):

@@ -88,6 +88,25 @@ def test_what_cannot_be_shown_is_said_in_one_line(
     assert words in last_line(done)
 
 
+@pytest.mark.parametrize("command", ["events", "status"])
+def test_of_films_that_ran_without_a_state_folder_it_is_said_that_nothing_is_kept(
+    ran: tuple[Path, Path, list[dict[str, Any]]], tmp_path: Path, command: str
+) -> None:
+    at_home = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    done = sightline(command, str(ran[0]), folder=tmp_path, environment=at_home)
+    assert done.returncode == 1
+    assert "keeps what it found with --state DIR alone" in last_line(done)
+
+
+def test_who_follows_a_site_that_has_ended_hears_how_to_read_what_it_left(
+    ran: tuple[Path, Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    site, state, _ = ran
+    done = sightline("events", str(site), "--state", str(state), "--follow", folder=tmp_path)
+    assert done.returncode == 1
+    assert "what it left there is read without follow (--follow)" in last_line(done)
+
+
 def test_a_number_ahead_of_the_gallery_is_not_taken_for_silence(
     ran: tuple[Path, Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:

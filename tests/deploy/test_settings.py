@@ -175,6 +175,11 @@ def test_a_site_without_kafka_and_redis_keeps_both_inside(tmp_path: Path) -> Non
             id="live and files mixed",
         ),
         pytest.param("[site\n", "site.toml: is not TOML: ", id="not TOML"),
+        pytest.param(
+            '[reid] bundle = "x"\n',
+            "; a title, [reid], stands on a line of its own",
+            id="a title and a key on one line",
+        ),
         pytest.param("x = " + "1" * (1 << 20), "site.toml: is larger than 1 MiB", id="too large"),
     ],
 )
@@ -310,6 +315,33 @@ def test_files_are_found_beside_the_site_file(tmp_path: Path) -> None:
     settings = load_text(tmp_path, '[site]\nname = "s"\n[[camera]]\nid = "a"\nurl = "clips/a.mp4"\n')
     assert str(tmp_path / "clips/a.mp4") in str(settings.camera[0].url)
     assert not settings.live
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        pytest.param("./red-square", "{folder}/red-square", id="beside the site file"),
+        pytest.param("models/red-square", "{folder}/models/red-square", id="in a folder there"),
+        pytest.param("/srv/red-square", "/srv/red-square", id="absolute"),
+        pytest.param("~/red-square", "{home}/red-square", id="in the home folder"),
+        pytest.param("red-square", "red-square", id="a name, to be looked up"),
+    ],
+)
+def test_a_bundle_s_path_is_taken_from_the_site_file_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, meant: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.chdir(Path(__file__).parent)  # the command was given elsewhere
+    expected = meant.format(folder=tmp_path, home="/home/somebody")
+    from_file = load_text(tmp_path, f'{SITE}[detector]\nbundle = "{written}"\n[reid]\nbundle = "{written}"\n')
+    assert (str(Path(from_file.detector.bundle)), str(Path(from_file.reid.bundle))) == (expected, expected)
+    from_environment = load_text(tmp_path, SITE, {"SIGHTLINE_REID__BUNDLE": written})
+    assert str(Path(from_environment.reid.bundle)) == expected
+
+
+def test_a_checkpoint_s_path_is_taken_from_the_site_file_s_folder(tmp_path: Path) -> None:
+    settings = load_text(tmp_path, SITE + '[compute]\ndetector_checkpoint = "runs/checkpoint.pt"\n')
+    assert settings.compute.detector_checkpoint == tmp_path / "runs/checkpoint.pt"
 
 
 def test_the_home_of_nobody_is_a_name_like_any_other(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from deploy.training import make_recipe as make_run_recipe
 from stream.errors import UsageError
 from trainer import checkpoint
 from trainer.methods import METHODS, method_module
-from trainer.settings import make_recipe
+from trainer.settings import make_recipe, read_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -374,3 +374,22 @@ def test_methods_are_listed_on_a_terminal_and_as_data(tmp_path, capsys):
     assert row["losses"] == ["score", "box"]
     assert status_of(["methods", "resnet"]) == 2
     assert "there is no method 'resnet'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_keys_of_a_method_are_printed_as_the_recipe_file_they_may_stand_in(method, tmp_path, capsys):
+    report = tmp_path / "keys.json"
+    assert status_of(["methods", method, "--keys", "--json", str(report)]) == 0
+    (tmp_path / "own.toml").write_text(capsys.readouterr().out)
+    assert read_recipe(tmp_path / "own.toml") == make_recipe({"method": method}, "the method's own values")
+    rows = {row["key"]: row for row in json.loads(report.read_text())}
+    assert set(rows) == set(method_module(method).RECIPE.model_fields)
+    assert rows["epochs"]["meaning"] == "Length of the whole schedule.", (
+        "every method has its own value and one meaning"
+    )
+    assert rows["precision"]["choices"] == ["bf16", "fp16", "fp32"]
+
+
+def test_the_keys_of_several_methods_would_be_no_recipe(capsys):
+    assert status_of(["methods", "--keys"]) == 2
+    assert "--keys prints the recipe of one method: name one of osnet," in capsys.readouterr().err

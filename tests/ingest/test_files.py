@@ -303,9 +303,7 @@ def _sound(path: Path) -> None:
 
 def _pictures_destroyed(path: Path) -> None:
     data = bytearray(write_clip(path, frames=100).read_bytes())
-    for at in range(
-        188 * 6, len(data), 188
-    ):  # the payload of every packet but the first ones, which describe the stream
+    for at in range(188 * 6, len(data), 188):  # the payload of every packet but the first, which describe the stream
         data[at + 60 : at + 188] = np.random.default_rng(at).bytes(128)
     path.write_bytes(data)
 

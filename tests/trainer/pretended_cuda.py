@@ -83,9 +83,8 @@ def pretended_cuda() -> Iterator[torch.device]:
         torch._C._only_lift_cpu_tensors(),
         torch.__future__.get_overwrite_module_params_on_conversion(),
     )
-    torch._C._set_only_lift_cpu_tensors(
-        True
-    )  # as FakeTensorMode does: torch.tensor(..., device="cuda") is made on the CPU
+    # as FakeTensorMode does: torch.tensor(..., device="cuda") is made on the CPU
+    torch._C._set_only_lift_cpu_tensors(True)
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # else parameters lose what they hold
     try:
         with _Dispatch(), torch.backends.cudnn.flags(enabled=False):

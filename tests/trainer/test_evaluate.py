@@ -45,6 +45,13 @@ def test_an_embedder_is_scored_across_cameras_and_without_their_means():
     assert score.centred.rank1 == 1
 
 
+def test_a_camera_s_mean_is_taken_out_of_its_queries_too():
+    # in camera 1 everybody is so dark that both of them look like person 1 of camera 2 until its mean is gone
+    query = _crops([(80, 60, 127), (80, 110, 127)], [1, 2], [1, 1])
+    gallery = _crops([(200, 100, 127), (200, 160, 127), (80, 60, 127), (80, 110, 127)], [1, 2, 1, 2], [2, 2, 1, 1])
+    assert score_embedder(MeanColour(), query, gallery, (8, 4)).centred.rank1 == 1
+
+
 class Unread:
     """Pictures that are not to be read yet."""
 

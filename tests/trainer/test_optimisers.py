@@ -40,7 +40,7 @@ def _person_search(**values):
         pytest.param(_detector, id="detector"),
     ],
 )
-def test_it_is_fused(make):
+def test_the_optimiser_of_every_method_is_fused(make):
     assert all(group["fused"] for group in make().optimiser().param_groups)
 
 

@@ -4,6 +4,7 @@ from torch import nn
 from torchvision import models
 
 from tests.trainer import person_search_small as small
+from trainer.attention import SpatialTransformer
 from trainer.methods import person_search as ps
 from trainer.methods.person_search import PersonSearchRecipe, PersonSearchTask
 
@@ -237,7 +238,7 @@ def test_which_losses_reach_the_attention(scope, place, reached):
 
 @pytest.mark.parametrize("sixteen_bits", [False, True])
 def test_a_spatial_transformer_begins_as_the_identity_and_learns(sixteen_bits):
-    module = ps.SpatialTransformer(64)
+    module = SpatialTransformer(64)
     x = torch.randn(2, 64, 14, 14)
     with torch.autocast("cpu", torch.bfloat16, enabled=sixteen_bits):
         out = module(x)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stream.errors import UsageError
-from trainer.rerank import rerank_rows
+from trainer.rerank import nearest, rerank_rows
 
 
 def _vectors(seed, people=12, each=9, size=16, spread=0.5):
@@ -77,6 +77,30 @@ def test_new_distances_are_finite_and_within_0_and_1():
     assert np.isfinite(got).all()
     assert got.min() >= 0
     assert got.max() <= 1
+
+
+def test_each_picture_is_its_own_first_neighbour_though_it_has_twins():
+    vectors = _vectors(8, people=3, each=4)
+    vectors[:6] = vectors[5]  # more twins than neighbours are asked for
+    found, furthest = nearest(vectors, np.arange(len(vectors)), 3)
+    assert found[:, 0].tolist() == list(range(len(vectors)))
+    assert [len(set(row)) for row in found.tolist()] == [4] * len(vectors)
+    assert (furthest > 0).all()
+
+
+def test_pictures_that_are_all_the_same_are_at_no_distance_from_each_other():
+    vectors = np.repeat(_vectors(9, people=1, each=1), 8, axis=0)
+    assert np.abs(_sparse(vectors[:3], vectors[3:], k1=2, k2=1, weight=1.0)).max() <= 1
+    got = _sparse(vectors[:3], vectors[3:], k1=20, k2=6)
+    assert np.isfinite(got).all()
+    assert np.ptp(got) < 1e-5, "none is nearer than another"
+
+
+def test_a_twin_is_nearer_than_anybody_who_looks_alike():
+    for seed in range(3):
+        vectors = _vectors(seed)
+        vectors[30] = vectors[0]
+        assert _sparse(vectors[:10], vectors[10:])[0].argmin() == 20
 
 
 def test_the_old_distance_alone_keeps_the_order():

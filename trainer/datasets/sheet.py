@@ -39,9 +39,9 @@ PART_COLOURS = np.array(
 )
 
 
-def crops_sheet(crops: Crops, seed: int = 0) -> U8:
+def crops_sheet(crops: Crops) -> U8:
     """(H, W, 3) RGB: a row per person, ten people by lot, up to twelve pictures each; joints and part labels where known."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     known = np.unique(crops.people)
     rows = []
     for person in np.sort(rng.choice(known, min(PEOPLE, len(known)), replace=False)):
@@ -56,9 +56,9 @@ def crops_sheet(crops: Crops, seed: int = 0) -> U8:
     return np.concatenate(rows)
 
 
-def scenes_sheet(scenes: Scenes, seed: int = 0) -> U8:
+def scenes_sheet(scenes: Scenes) -> U8:
     """(H, W, 3) RGB: twelve frames by lot; named people in a colour of their own with their number, others grey."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     chosen = np.sort(rng.choice(len(scenes.xyxy), min(FRAMES, len(scenes.xyxy)), replace=False))
     people = scenes.people if scenes.people is not None else np.full(scenes.xyxy.shape[:2], UNLABELLED)
     tiles = []
