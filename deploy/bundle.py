@@ -254,6 +254,10 @@ def _read_links(path: Path, card: ModelCard) -> Links | None:
         if LINKS in card.digests:
             raise BundleError(f"{path}: no {LINKS} in this folder, though its card names one; {_AGAIN}")
         return None
+    if LINKS not in card.digests:
+        raise BundleError(
+            f"{path / LINKS}: the card names no such file, so nobody vouches for it; remove it, or {_AGAIN}"
+        )
     try:
         links = msgspec.json.decode(_read(path, LINKS), type=Links)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -52,6 +52,13 @@ def test_a_flipped_byte_is_refused(written: Bundle, name: str, place: float) -> 
         load_bundle(written.path)
 
 
+def test_link_rows_that_the_card_does_not_name_are_refused(written: Bundle) -> None:
+    digests = json.loads((written.path / "card.json").read_text())["digests"]
+    edit_card(written.path, digests={name: digest for name, digest in digests.items() if name != "links.json"})
+    with pytest.raises(BundleError, match=r"links\.json: the card names no such file.*; remove it, or copy the bundle"):
+        load_bundle(written.path)
+
+
 def test_a_command_says_a_flipped_byte_in_one_line(
     written: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
