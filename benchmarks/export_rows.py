@@ -30,7 +30,6 @@ from deploy.export import Described, export
 from deploy.export_search import export_person_search
 from deploy.methods import FULL
 from stream.errors import SightlineError
-from stream.model import LinkRow, Links
 from trainer import checkpoint
 from trainer.checkpoint import Checkpoint
 from trainer.methods import method_module
@@ -56,7 +55,7 @@ REFUSED = {
 """Rows that no runtime serves, and what is said."""
 GOLDEN = 4
 LEAST_PAIRS = 1
-"""Link rows are of no interest here: they are fitted on next to nothing."""
+"""Link rows are of no interest here: crops get none, those of a person search are fitted on next to nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ def exported(method: str, variant: str, keys: Mapping[str, object], folder: Path
         if method == "person-search":
             bundle = export_person_search(saved, folder / "bundle", described, golden, scenes=some_scenes())
         else:
-            bundle = export(saved, folder / "bundle", described, golden, fit=lambda backend: no_links(backend.card))
+            bundle = export(saved, folder / "bundle", described, golden)
         megabytes = sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6
         cosine = least_cosine(bundle)
     except SightlineError as error:
@@ -135,13 +134,6 @@ def awake(network: nn.Module, input_hw: tuple[int, int]) -> nn.Module:
                 module.momentum = None  # the mean of what is seen
         network.train()(torch.randn(8, 3, *input_hw))
     return network.eval()
-
-
-def no_links(card: object) -> Links:
-    """Rows that say nothing."""
-    size = getattr(card, "embedding_size", None) or 0
-    row = LinkRow(a=0.0, b=1.0, same_pairs=LEAST_PAIRS)
-    return Links(mean=[0.0] * size, same=row, other=row, fitted_on="nothing")
 
 
 def some_scenes() -> Iterator[tuple[float, LabelledScene]]:

@@ -32,9 +32,8 @@ def draw_data(layout: Layout, root: Path, people: int, seed: int, workers: int, 
     check_folder("ROOT", root)
     if any(root.iterdir()):
         raise UsageError(f"{root}: holds something already; name a new or an empty folder")
-    others = max(
-        2 if layout == "market1501" else SITE_PEOPLE, people // 2
-    )  # of few on a site nobody crosses two cameras
+    fewest = 2 if layout == "market1501" else SITE_PEOPLE  # of few on a site nobody crosses two cameras
+    others = max(fewest, people // 2)
     with Bar(console, "drawing") as bar:
         write = _crops if layout == "market1501" else _scenes
         write(root, people, others, FIRST_SEED + 1000 * seed, workers, bar.at)

@@ -18,16 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deploy import backends, gate, links, metadata
+from deploy import backends, gate, metadata
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.bundle import Bundle, load_bundle, write_bundle
 from deploy.converting import Conversion, proved
 from deploy.thresholds import check_defaults
 from stream.cores import usable_cores
 from stream.errors import BundleError, UsageError
-from stream.model import Backend, Kind, Links, ModelCard
+from stream.model import IMAGENET_MEAN, IMAGENET_STD, Backend, Kind, Links, ModelCard
 from trainer import checkpoint
-from trainer.augment import MEAN, STD
 from trainer.serving import Served, ServedDetector, TorchBackend, served
 
 U8 = NDArray[np.uint8]
@@ -58,14 +57,14 @@ def export(
     described: Described,
     golden: U8,
     *,
-    fit: Callable[[Backend], Links] = links.fit_links,
+    fit: Callable[[Backend], Links] | None = None,
     input_hw: tuple[int, int] | None = None,
     conversion: Conversion | None = None,
 ) -> Bundle:
     """Write the bundle of checkpoint `saved` into `folder`; `golden` (n, H, W, 3) are pictures it answers for later.
 
-    `fit` makes an embedder's link rows, of drawn people unless it is another. The graph is float32 unless `conversion` says
-    otherwise. Raises `BundleError` where the graph and torch disagree.
+    `fit` makes an embedder's link rows; without it the bundle has none, and no matcher takes it. The graph is float32 unless
+    `conversion` says otherwise. Raises `BundleError` where the graph and torch disagree.
     """
     module, size_hw = served(checkpoint.load(saved), input_hw)
     if golden.shape[1:] != (*size_hw, 3) or golden.dtype != np.uint8 or len(golden) < 2:
@@ -101,10 +100,10 @@ def export(
         model, card, runtime = proved(model, card, expected, golden, conversion)
         runtime.close()
     rows = None
-    if kind == "embedder":
+    if fit is not None and kind == "embedder":
         with closing(OnnxRuntimeBackend(model, card, threads=usable_cores())) as quick:  # thousands of crops
             rows = fit(quick)
-    model, card = metadata.filled(model, card, metadata.normalised(1 / 255, MEAN, STD))
+    model, card = metadata.filled(model, card, metadata.normalised(1 / 255, IMAGENET_MEAN, IMAGENET_STD))
     write_bundle(folder, model, card, {"inputs": golden, **expected}, rows)
     bundle = load_bundle(folder)
     backends.load(bundle).close()  # as whoever serves it will

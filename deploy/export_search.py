@@ -26,9 +26,8 @@ from deploy.search_links import fit_search_links
 from deploy.searcher import QUERY_BOXES, QUERY_EMBEDDING, Searcher
 from deploy.thresholds import check_defaults
 from stream.errors import BundleError, UsageError
-from stream.model import Backend, ModelCard
+from stream.model import IMAGENET_MEAN, IMAGENET_STD, Backend, ModelCard
 from trainer import checkpoint
-from trainer.augment import MEAN, STD
 from trainer.methods.person_search import MAX_IOU, STRIDE, PersonSearch, PersonSearchRecipe
 from trainer.proposals import SMALLEST_PX, CaffeProposals
 from trainer.scene_batch import STRIDE as SIDES
@@ -180,7 +179,7 @@ def export_person_search(
         scenes, fitted_on = synthetic_scenes(), DESCRIPTION
     rows = fit_search_links(asked, scenes, fitted_on, report)
     arrays: dict[str, U8 | F32] = {"inputs": golden, **expected, QUERY_BOXES: boxes, QUERY_EMBEDDING: described_boxes}
-    model, card = metadata.filled(model, card, metadata.normalised(1 / 255, MEAN, STD))
+    model, card = metadata.filled(model, card, metadata.normalised(1 / 255, IMAGENET_MEAN, IMAGENET_STD))
     write_bundle(folder, model, card, arrays, rows, sharing(model, query))
     bundle = load_bundle(folder)
     Searcher(bundle).close()  # as whoever serves it will

@@ -5,7 +5,7 @@ done here with labelled tracklets, for every crop at which the matcher could hav
 each of the two cases: the nearest exemplar is of the tracklet's own camera, or of another.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from reid.crops import to_batch
 from stream.errors import DataError
 from stream.model import LinkRow, Links, ModelCard
-from trainer.tracklets import DESCRIPTION, LabelledTracklet, Stay, synthetic_tracklets
+from trainer.tracklets import LabelledTracklet, Stay
 
 F64 = NDArray[np.float64]
 
@@ -44,31 +44,20 @@ class Embeds(Protocol):
         ...
 
 
-def fit_links(
-    backend: Embeds,
-    tracklets: Sequence[LabelledTracklet] | None = None,
-    *,
-    fitted_on: str = "",
-    workers: int = 1,
-    report: Callable[[int, int], None] = lambda done, of: None,
-    seed: int = 0,
-) -> Links:
+def fit_links(backend: Embeds, tracklets: Sequence[LabelledTracklet], *, fitted_on: str) -> Links:
     """Fit both rows and the mean vector on people the model was not trained on.
 
-    Without `tracklets` drawn ones are taken; `workers` processes draw them where that was not done before, and `report` hears how
-    much is done. Raises `DataError` for fewer than 200 same-person pairs in a row: it takes
-    some 60 people, each seen twice by at least two cameras.
+    Raises `DataError` for fewer than 200 same-person pairs in a row: it takes some 60 people, each seen twice by at least two
+    cameras.
     """
-    if tracklets is None:
-        tracklets, fitted_on = synthetic_tracklets(workers, report), DESCRIPTION
-    return fit_vectors(_embed(backend, tracklets), tracklets, fitted_on, seed=seed)
+    return fit_vectors(_embed(backend, tracklets), tracklets, fitted_on)
 
 
-def fit_vectors(vectors: Sequence[F64], stays: Sequence[Stay], fitted_on: str, *, seed: int = 0) -> Links:
+def fit_vectors(vectors: Sequence[F64], stays: Sequence[Stay], fitted_on: str) -> Links:
     """Fit rows and mean on the vectors (n, D) of each stay, in order of time."""
     pooled = np.stack([v.mean(0) for v in vectors])  # (T, D)
     mean = pooled.mean(0)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)  # equal input, equal rows
     same, other = _Row([], [], 0), _Row([], [], 0)
     for site in sorted({t.site for t in stays}):
         mine = [place for place, t in enumerate(stays) if t.site == site]

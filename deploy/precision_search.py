@@ -48,10 +48,9 @@ def to_int8(detect: bytes, query: bytes, card: ModelCard, calibration: U8, repor
     fold_norms(finding)
     fold_norms(describing)
     pair = Pair(finding, describing, card, calibration)
-    names = pair.candidates()
-    if not names:
+    if not pair.candidates:
         raise BundleError("no layer of this network can be int8: use fp16 or keep fp32")
-    chosen = bearable(names, pair.fits, pair.harm, report)
+    chosen = bearable(pair.candidates, pair.fits, pair.harm, report)
     return pair.graphs(chosen)
 
 
@@ -60,7 +59,11 @@ class Pair:
 
     def __init__(self, finding: Graph, describing: Graph, card: ModelCard, calibration: U8) -> None:
         self._finding, self._describing, self._card = finding, describing, card
-        self._scales = calibrated_scales(finding, self._places(finding, self.candidates()), calibration)
+        kept = choosing(finding)
+        weights = [finding.nodes[place].input[1] for place in layers(finding) if place not in kept]
+        self.candidates = list(dict.fromkeys(weights))
+        """Weights of the layers that may be quantised, in the graph's order: not those that choose between regions or move boxes."""
+        self._scales = calibrated_scales(finding, self._places(finding, self.candidates), calibration)
         self._scenes = calibration[:: max(1, len(calibration) // TRIAL_SCENES)][:TRIAL_SCENES]
         self._found = answers(finding.opened(sorted(finding.outputs)), self._scenes)
         scores = self._found["scores"]
@@ -73,12 +76,6 @@ class Pair:
             boxes[score >= search_people.LEAST_SCORE] for boxes, score in zip(self._found["boxes"], scores, strict=True)
         ]
         self._described = self._vectors(describing.opened(sorted(describing.outputs)), len(self._scenes))
-
-    def candidates(self) -> list[str]:
-        """Weights of the layers that may be quantised, in the graph's order: not those that choose between regions or move boxes."""
-        kept = choosing(self._finding)
-        places = [place for place in layers(self._finding) if place not in kept]
-        return list(dict.fromkeys(self._finding.nodes[place].input[1] for place in places))
 
     def graphs(self, names: Sequence[str]) -> tuple[bytes, bytes]:
         """Both with these layers in int8."""

@@ -15,9 +15,7 @@ from detector.looks import SIZE, swap_evidence
 Look = NDArray[np.float64]  # (24,) of `detector.looks`
 
 CLEAR_FRAMES = 2  # clear of others and of the picture's sides, before a doubt is settled
-PATIENCE_S = (
-    3.0  # people who are not seen clearly for so long are given new names: shares of wrong boxes fall by a fifth
-)
+PATIENCE_S = 3.0  # who is not seen clearly for so long is given a new name: shares of wrong boxes fall by a fifth
 COLOUR_WEIGHT = 8.0  # nats for colours that could not say it more clearly
 KEEP, SWAP = 2.0, -4.0  # nats: keep the names at 12 % doubt or less, exchange them at 2 %; between: new names for both
 

@@ -18,9 +18,7 @@ class DetectorSettings(Section):
     low_score: float = Field(0.25, ge=0.01, le=1)  # weaker boxes do not exist; from it on one keeps a tracklet alive
     nms_iou: float = Field(0.6, gt=0, lt=1)  # of two boxes that overlap more, the weaker is dropped
     max_lost_s: float = Field(1.4, gt=0, lt=2)  # the matcher ends a tracklet after 2 s, and ended names never come back
-    still_s: float = Field(
-        3.0, ge=0
-    )  # a weak box in which nothing changed for so long is a thing; 0: it may be a person
+    still_s: float = Field(3.0, ge=0)  # a weak box is a thing where nothing changed for so long; 0: none is
     max_batch: int = Field(16, ge=1, le=256)  # pictures per call of the model
     lag_s: float = Field(0.5, gt=0)  # a live frame that waited longer says that this worker lags: only newest ones then
     max_live_age_s: float = Field(1.0, gt=0)  # an older frame of a live camera is skipped in any case

@@ -417,7 +417,11 @@ class KafkaSource(Generic[T]):
 
 
 class _Rebalance(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
-    """Called on the consumer's own thread while partitions change hands. Those that stay keep their position."""
+    """Called on the consumer's own thread while partitions change hands. Those that stay keep their position.
+
+    So do those of a reader that was taken for dead and hears of a rebalance before it hears of that: it joins again under another
+    name and is told of nothing lost. What another reader did in between is done again then, and nothing is left out.
+    """
 
     def __init__(self, source: KafkaSource[Any]) -> None:
         self._source = source

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from stream.model import IMAGENET_MEAN, IMAGENET_STD
 
-MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
-ERASED = tuple(mean + std * mean for mean, std in zip(MEAN, STD, strict=True))
-"""Colour of an erased rectangle: `MEAN` after `normalise`, which is what the reference code of random erasing writes there."""
+ERASED = tuple(mean + std * mean for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
+"""Colour of an erased rectangle: `IMAGENET_MEAN` after `normalise`, which is what the reference code of random erasing writes there."""
 LEFT_RIGHT = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 """Which of COCO's 17 joints each one becomes in a mirror."""
 UNLABELLED = 255
@@ -35,7 +34,7 @@ Uniform = Callable[..., Tensor]
 
 def normalise(pictures: Tensor) -> Tensor:
     """(B, 3, H, W) in [0, 1] RGB -> minus mean, over standard deviation."""
-    mean, std = (pictures.new_tensor(v)[:, None, None] for v in (MEAN, STD))
+    mean, std = (pictures.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
     return (pictures - mean) / std
 
 

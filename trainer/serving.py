@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stream.errors import UsageError
-from stream.model import Kind
+from stream.model import IMAGENET_MEAN, IMAGENET_STD, Kind
 from trainer import checkpoint
-from trainer.augment import MEAN, STD
 from trainer.checkpoint import Checkpoint
 from trainer.methods import detector, method_module
 from trainer.settings import Recipe, make_recipe
@@ -32,8 +31,8 @@ class Served(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", 255 * torch.tensor(MEAN))
-        self.register_buffer("factor", 1 / (255 * torch.tensor(STD)))
+        self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN))
+        self.register_buffer("factor", 1 / (255 * torch.tensor(IMAGENET_STD)))
 
     def planes(self, images: Tensor) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, 3, H, W) float32, normalised."""

@@ -15,8 +15,8 @@ from deploy.gate import check
 from deploy.links import camera_means, fit_links
 from deploy.metadata import filled
 from stream.errors import BundleError, DataError
-from stream.model import ModelCard
-from trainer import augment, checkpoint
+from stream.model import IMAGENET_MEAN, IMAGENET_STD, ModelCard
+from trainer import checkpoint
 from trainer.checkpoint import Checkpoint
 from trainer.methods import detector, osnet
 from trainer.methods.detector import DetectorRecipe
@@ -197,8 +197,8 @@ def test_a_camera_that_saw_nobody_has_the_site_s_mean_and_one_that_saw_many_its_
 
 
 def test_the_normalisation_that_a_diagnosis_tries_is_that_of_training():
-    assert pytest.approx(255 * np.array(augment.MEAN)) == diagnose.MEAN
-    assert pytest.approx(255 * np.array(augment.STD)) == diagnose.DEVIATION
+    assert pytest.approx(255 * np.array(IMAGENET_MEAN)) == diagnose.MEAN
+    assert pytest.approx(255 * np.array(IMAGENET_STD)) == diagnose.DEVIATION
 
 
 def test_the_graph_says_in_its_metadata_what_it_is(bundle):

@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from frames import frame
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from prometheus_client import REGISTRY
@@ -26,23 +26,6 @@ from stream.settings import KafkaSettings
 from stream.telemetry import FRAMES_DROPPED, RECORDS_EXPIRED
 
 pytestmark = pytest.mark.usefixtures("refused_connections")
-
-
-def frame(sequence: int, *, size: int = 100, camera: str = "gate") -> Frame:
-    return Frame(
-        site="yard", camera=camera, stream=0, sequence=sequence, captured_at=sequence * 10**8, ingested_at=0, clock="file",
-        width=4, height=4, image=bytes(size),
-    )  # fmt: skip
-
-
-@pytest.fixture
-def settings(kafka_server) -> KafkaSettings:
-    return KafkaSettings(bootstrap_servers=kafka_server, prefix="")
-
-
-@pytest.fixture
-def spec() -> TopicSpec:
-    return TopicSpec(f"yard-{uuid.uuid4().hex[:8]}", 2, 600)
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 import contextlib
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from frames import frame
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import MemberToRemove
 from kafka.errors import RequestTimedOutError
@@ -24,28 +24,10 @@ pytestmark = pytest.mark.usefixtures("refused_connections")
 Batches = Iterator[Sequence[Record[Frame]]]
 
 
-def frame(sequence: int) -> Frame:
-    return Frame(
-        site="yard", camera="gate", stream=0, sequence=sequence, captured_at=sequence * 10**8, ingested_at=0, clock="file",
-        width=4, height=4, image=bytes(100),
-    )  # fmt: skip
-
-
-@pytest.fixture
-def settings(kafka_server) -> KafkaSettings:
-    return KafkaSettings(bootstrap_servers=kafka_server, prefix="")
-
-
-@pytest.fixture
-def spec(settings) -> TopicSpec:
-    spec = TopicSpec(f"yard-{uuid.uuid4().hex[:8]}", 2, 600)
-    ensure_topics(settings, [spec])
-    return spec
-
-
 @pytest.fixture
 def member(settings, spec) -> Iterator[Callable[..., KafkaSource[Frame]]]:
     """Makes members of one group."""
+    ensure_topics(settings, [spec])
     with contextlib.ExitStack() as held:
 
         def join(kind: type[KafkaSource[Frame]] = KafkaSource, **options: int) -> KafkaSource[Frame]:
@@ -138,26 +120,49 @@ def test_what_was_handed_over_for_commit_reaches_the_broker_before_another_reade
     assert [(r.partition, r.message.sequence) for r in others] == [(mine, 10)], "nothing that was done is done again"
 
 
+def half_in_work(source: KafkaSource[Frame], batches: Batches, settings, spec) -> list[Record[Frame]]:
+    """Of ten records; the first five are committed."""
+    source.commit(take(batches, 5))
+    in_work = take(batches, 5)
+    wait_for(lambda: not next(batches) and lag(settings, spec)[0] == 5, "half of it is committed")
+    return in_work
+
+
+def give_up(source: KafkaSource[Frame], settings, spec) -> str:
+    """As the group does with a reader that is silent for too long; the name that it had."""
+    name: str = source._consumer.group_metadata().member_id
+    with contextlib.closing(KafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)) as admin:
+        admin.remove_group_members(f"{spec.name}-g", [MemberToRemove(member_id=name)])
+    return name
+
+
 def test_a_reader_that_was_taken_for_dead_begins_again_at_the_last_commit(settings, spec, member):
     send(settings, spec, range(10), 0)
     source = member(max_records=5)
     batches = source.batches()
-    source.commit(take(batches, 5))
-    take(batches, 5)  # in work when the group gives this reader up; another one may have done it
-    wait_for(lambda: not next(batches) and lag(settings, spec)[0] == 5, "half of it is committed")
-    again: list[Record[Frame]] = []
-    with contextlib.closing(KafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)) as admin:
-        for _ in range(
-            3
-        ):  # one that hears of a rebalance first keeps what it has in work; then it is given up once more
-            me = source._consumer.group_metadata().member_id
-            admin.remove_group_members(f"{spec.name}-g", [MemberToRemove(member_id=me)])
-            until = time.monotonic() + 20
-            while len(again) < 5 and time.monotonic() < until:
-                again += next(batches)
-            if again:
-                break
-    assert [record.message.sequence for record in again] == [5, 6, 7, 8, 9]
+    half_in_work(source, batches, settings, spec)
+    wait_for(lambda: not next(batches) and not source._consumer._coordinator.need_rejoin(), "it heard of all else")
+    give_up(source, settings, spec)
+    assert [record.message.sequence for record in take(batches, 5)] == [5, 6, 7, 8, 9]
+
+
+def test_a_reader_that_was_taken_for_dead_and_hears_of_a_rebalance_first_goes_on_with_what_it_has(
+    settings, spec, member
+):
+    send(settings, spec, range(10), 0)
+    source = member(max_records=5)
+    batches = source.batches()
+    in_work = half_in_work(source, batches, settings, spec)
+    source._consumer._coordinator.request_rejoin()
+    before = give_up(source, settings, spec)
+    wait_for(
+        lambda: not next(batches) and source._consumer.group_metadata().member_id not in ("", before),
+        "it is a member again, and is given nothing twice",
+    )
+    source.commit(in_work)
+    wait_for(lambda: not next(batches) and lag(settings, spec)[0] == 0, "its commit counts")
+    send(settings, spec, [10], 0)
+    assert [record.message.sequence for record in take(batches, 1)] == [10]
 
 
 def handed_over(source: KafkaSource[Frame]) -> dict[int, int]:

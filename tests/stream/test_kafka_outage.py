@@ -8,12 +8,13 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from frames import frame
 from services import KafkaBroker, free_port, wait_for
 
 from stream.codec import FRAMES
 from stream.errors import BrokerUnreachable, DeliveryFailed
 from stream.kafka import KafkaSink, KafkaSource, TopicSpec, ensure_topics, group_lag
-from stream.messages import CameraState, Frame
+from stream.messages import CameraState
 from stream.settings import KafkaSettings
 from stream.stage import Pass, as_messages, run
 from stream.telemetry import DELIVERIES_FAILED, FRAMES_DROPPED, FRAMES_SENT
@@ -21,13 +22,6 @@ from stream.telemetry import DELIVERIES_FAILED, FRAMES_DROPPED, FRAMES_SENT
 RECOVERY_S = 10.0
 
 pytestmark = pytest.mark.usefixtures("refused_connections")
-
-
-def frame(sequence: int, *, clock: str = "file", size: int = 1000, camera: str = "gate") -> Frame:
-    return Frame(
-        site="yard", camera=camera, stream=0, sequence=sequence, captured_at=sequence * 10**8, ingested_at=0, clock=clock,
-        width=4, height=4, image=bytes(size),
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +89,7 @@ def test_a_broker_that_is_away_at_start_is_waited_for(broker, settings, spec):
     live = KafkaSink(settings, spec, lambda _: 0, policy="shed")
     waiting = KafkaSink(settings, spec, lambda _: 0)
     try:
-        waiting.send([frame(-1 + 1)])
+        waiting.send([frame(0)])
         with pytest.raises(DeliveryFailed, match="not acknowledged within 3 s"):
             waiting.flush()
         for n in range(1, 40):  # 4 MB into a budget of 2

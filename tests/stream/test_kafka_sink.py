@@ -3,37 +3,19 @@
 import contextlib
 import logging
 import time
-import uuid
 
 import pytest
+from frames import frame
 from kafka import KafkaAdminClient, TopicPartition
 from services import free_port
 
 from stream.codec import FRAMES
 from stream.errors import TransportError
 from stream.kafka import KafkaSink, KafkaSource, LagMeter, TopicSpec, ensure_topics
-from stream.messages import Frame
 from stream.settings import KafkaSettings
 from stream.telemetry import DELIVERIES_FAILED, FRAMES_SENT
 
 pytestmark = pytest.mark.usefixtures("refused_connections")
-
-
-def frame(sequence: int, *, size: int = 100, camera: str = "gate") -> Frame:
-    return Frame(
-        site="yard", camera=camera, stream=0, sequence=sequence, captured_at=sequence * 10**8, ingested_at=0, clock="file",
-        width=4, height=4, image=bytes(size),
-    )  # fmt: skip
-
-
-@pytest.fixture
-def settings(kafka_server) -> KafkaSettings:
-    return KafkaSettings(bootstrap_servers=kafka_server, prefix="")
-
-
-@pytest.fixture
-def spec() -> TopicSpec:
-    return TopicSpec(f"yard-{uuid.uuid4().hex[:8]}", 2, 600)
 
 
 def sequences(settings: KafkaSettings, spec: TopicSpec, count: int) -> list[int]:

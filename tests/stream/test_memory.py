@@ -1,9 +1,10 @@
 """Bounds of topics in memory, and what is lost at them."""
 
+import functools
 import threading
 import time
-from typing import Any
 
+import frames
 import pytest
 
 from stream.codec import FRAMES, encode
@@ -12,12 +13,7 @@ from stream.memory import MemoryTopic
 from stream.messages import CameraState, Frame
 from stream.telemetry import FRAMES_DROPPED, FRAMES_SENT
 
-
-def frame(sequence: int, *, clock: Any = "arrival", size: int = 100, camera: str = "gate") -> Frame:
-    return Frame(
-        site="yard", camera=camera, stream=0, sequence=sequence, captured_at=sequence * 10**8, ingested_at=0, clock=clock,
-        width=4, height=4, image=bytes(size),
-    )  # fmt: skip
+frame = functools.partial(frames.frame, clock="arrival")
 
 
 def idle(captured_at: int) -> CameraState:

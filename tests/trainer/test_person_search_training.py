@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from stream.errors import DataError, UsageError
+from stream.model import IMAGENET_MEAN, IMAGENET_STD
 from tests.trainer import person_search_small as small
 from tests.trainer import trees
 from trainer import checkpoint
-from trainer.augment import MEAN, STD
 from trainer.data import NOBODY, UNLABELLED, Crops, Scenes
 from trainer.loop import train
 from trainer.methods import person_search as ps
@@ -323,7 +323,9 @@ def test_boxes_frame_their_people_in_the_batch(seed):
     task = PersonSearchTask(small.recipe(input_hw=(96, 160)), small.scenes())
     batch, boxes, _ = task._scenes(task._data, np.array([0, 1]), torch.Generator().manual_seed(seed), CPU)
     for planes, box in zip(batch.tensors, boxes, strict=True):
-        bright = (planes * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]).amax(0) > 70 / 255
+        bright = (planes * torch.tensor(IMAGENET_STD)[:, None, None] + torch.tensor(IMAGENET_MEAN)[:, None, None]).amax(
+            0
+        ) > 70 / 255
         for x1, y1, x2, y2 in box.round().int().tolist():
             assert bright[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].all()
             assert not bright[y1:y2, max(0, x1 - 4) : x1 - 1].any()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.augment import MEAN, STD
+from stream.model import IMAGENET_MEAN, IMAGENET_STD
 from trainer.scene_batch import SceneAugmentation, clip, collate, fitted, flip, read, scale_boxes, warp
 
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ def test_scenes_of_differing_sizes_share_a_batch_and_the_padding_is_zero():
     batch = read(images, (64, 96), CPU)
     assert batch.image_sizes == [(64, 96), (96, 53)]
     assert batch.tensors.shape == (2, 3, 96, 96)
-    white = (1 - torch.tensor(MEAN)) / torch.tensor(STD)
+    white = (1 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
     assert torch.allclose(batch.tensors[0, :, :64], white[:, None, None].expand(3, 64, 96), atol=1e-5)
     assert batch.tensors[0, :, 64:].eq(0).all()
     assert batch.tensors[1, :, :, 53:].eq(0).all()

@@ -21,8 +21,9 @@ from torchvision import models, ops
 from torchvision.models.detection._utils import BoxCoder
 
 from stream.errors import DataError
+from stream.model import IMAGENET_MEAN, IMAGENET_STD
 from trainer.attention import REGION, SpatialTransformer, attention
-from trainer.augment import MEAN, STD, normalise
+from trainer.augment import normalise
 from trainer.data import NOBODY, UNLABELLED, Crops, Scenes
 from trainer.oim import BACKGROUND, OIM, UNLABELED
 from trainer.proposals import OTHER_IOU, proposal_network, sample_regions
@@ -125,7 +126,7 @@ class InputMap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> same."""
-        mean, std = (x.new_tensor(v)[:, None, None] for v in (MEAN, STD))
+        mean, std = (x.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
         return x * (std / 0.5) + (mean - 0.5) / 0.5
 
 
