@@ -4,7 +4,7 @@ import ctypes
 import gc
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     ms_per_batch: float | None = None
     memory_mb: float | None = None
     """By how much the process grew when it was loaded and first run; a GPU's own memory is not in it."""
+    precision: Arithmetic | None = None
+    """What the processor computes in; None on a GPU, whose peak is not known, and where it was refused."""
+    gmacs_per_second: float | None = None
+    """10^9 multiply-adds."""
     of_peak: float | None = None
     """Share of the multiply-adds per second that this precision reaches at most here."""
     times_torch: float | None = None
@@ -60,13 +64,17 @@ def bench_models(names: Sequence[str], *, methods: bool, batch: int, threads: in
     """Measure bundles by name or folder, or one of each method with random weights, print it, and return it."""
     bundles = list(of_bundles(() if methods else names))  # one that is not there is said before anything is measured
     console.print(f"measuring what {threads} thread(s) do at most")
-    found = {name: round(rate / 1e9, 1) for name, rate in peaks(threads).items()}
+    at_first = peaks(threads)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for subject in of_methods(Path(folder), console) if methods else bundles:
             console.print(f"{subject.name}: compiling and measuring")
-            rows += measure(subject, batch, threads, found)
-    console.print(table(rows))
+            rows += measure(subject, batch, threads)
+    at_last = peaks(threads)  # what else a machine does comes and goes
+    found = {name: round(max(at_first[name], at_last[name]) / 1e9, 1) for name in at_first}
+    rows = [_with_share(row, found) for row in rows]
+    for model in dict.fromkeys(row.model for row in rows):
+        console.print(table([row for row in rows if row.model == model]))
     for row in rows:
         if row.refused:
             console.print(f"{row.model} in {row.backend} is refused: {row.refused}")
@@ -100,7 +108,7 @@ def of_methods(folder: Path, console: Console) -> Iterator[Subject]:
         yield Subject(name, bundle, in_torch, checkpoint if checkpoint.exists() else None)
 
 
-def measure(subject: Subject, batch: int, threads: int, peak: dict[Arithmetic, float]) -> list[Row]:
+def measure(subject: Subject, batch: int, threads: int) -> list[Row]:
     """The model in every runtime that can be had here, timed in turns."""
     bundle, card = subject.bundle, subject.bundle.card
     size = min(batch, card.max_batch)
@@ -135,7 +143,8 @@ def measure(subject: Subject, batch: int, threads: int, peak: dict[Arithmetic, f
             pictures_per_second=round(rate, 2),
             ms_per_batch=round(1000 * size / rate, 2),
             memory_mb=round(memory_mb, 1),
-            of_peak=round(macs * rate / 1e9 / peak[precision], 3) if macs and precision in peak else None,
+            precision=precision,
+            gmacs_per_second=round(macs * rate / 1e9, 1) if macs else None,
             times_torch=round(rate / by_torch, 2) if by_torch else None,
         )
         for (name, precision, _, memory_mb), rate in zip(held, rates, strict=True)
@@ -144,17 +153,30 @@ def measure(subject: Subject, batch: int, threads: int, peak: dict[Arithmetic, f
     return done + rows
 
 
+def _with_share(row: Row, peak: Mapping[Arithmetic, float]) -> Row:
+    most = peak.get(row.precision) if row.precision is not None else None
+    if most is None or row.gmacs_per_second is None:
+        return row
+    return msgspec.structs.replace(row, of_peak=round(row.gmacs_per_second / most, 3))
+
+
 def table(rows: Sequence[Row]) -> Table:
-    """As people read it."""
-    made = Table("model", "backend", "batch", "pictures/s", "ms per batch", "memory MB", "of peak", "torch eager = 1")
+    """One model's rows as people read them; 80 columns hold them."""
+    title = f"{rows[0].model}, pictures per call: {rows[0].batch}"
+    made = Table(
+        title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), header_style="dim"
+    )
+    made.add_column("backend", min_width=16)  # tables of several models stand below one another
+    for name in ("pictures/s", "ms per call", "memory, MB", "of peak", "torch eager = 1"):
+        made.add_column(name, justify="right", min_width=len(name))
     for row in rows:
         if row.pictures_per_second is None:
-            made.add_row(row.model, row.backend, str(row.batch), "refused")
+            made.add_row(row.backend, "refused")
             continue
         share = f"{100 * row.of_peak:.0f} %" if row.of_peak is not None else ""
         times = f"{row.times_torch:.1f}" if row.times_torch is not None else ""
         speed = (f"{row.pictures_per_second:.1f}", f"{row.ms_per_batch:.2f}", f"{row.memory_mb:.0f}")
-        made.add_row(row.model, row.backend, str(row.batch), *speed, share, times)
+        made.add_row(row.backend, *speed, share, times)
     return made
 
 

@@ -21,7 +21,10 @@ def bundle_at(folder: Path, *, right: bool = True) -> Path:
     return write_bundle(folder, model, card, golden, tiny_models.links()).path
 
 
-def test_every_backend_is_measured_and_one_that_answers_wrongly_is_refused(tmp_path: Path) -> None:
+def test_every_backend_is_measured_and_one_that_answers_wrongly_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     good, bad = bundle_at(tmp_path / "good"), bundle_at(tmp_path / "bad", right=False)
     report, picture = tmp_path / "models.json", tmp_path / "models.png"
     command = ["bench", "models", str(good), str(bad), "--json", str(report), "--picture", str(picture)]
@@ -34,10 +37,15 @@ def test_every_backend_is_measured_and_one_that_answers_wrongly_is_refused(tmp_p
     for row in measured:
         assert row["batch"] == 4  # the card's, not the 8 that were asked for
         assert row["ms_per_batch"] == pytest.approx(4000 / row["pictures_per_second"], rel=0.02, abs=0.01)
+        share = row["gmacs_per_second"] / found["peak_gmacs_per_second"][row["precision"]]
+        assert row["of_peak"] == pytest.approx(share, abs=1e-3)
         assert 0 <= row["of_peak"] < 1
     assert all("embedding has cosine" in row["refused"] for row in refused)
     assert found["peak_gmacs_per_second"]["fp32"] > 1
     assert picture.read_bytes().startswith(b"\x89PNG")
+    said = capsys.readouterr().out
+    assert "…" not in said, "a narrow terminal gets every number whole"
+    assert all(f"{row['pictures_per_second']:.1f}" in said for row in measured)
 
 
 @pytest.mark.parametrize(
