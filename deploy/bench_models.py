@@ -166,8 +166,8 @@ def table(rows: Sequence[Row]) -> Table:
     made = Table(
         title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), header_style="dim"
     )
-    made.add_column("backend", min_width=16)  # tables of several models stand below one another
-    for name in ("pictures/s", "ms per call", "memory, MB", "of peak", "torch eager = 1"):
+    made.add_column("backend", min_width=18)  # tables of several models stand below one another
+    for name in ("pictures/s", "ms per call", "memory, MB", "of peak", "x torch eager"):
         made.add_column(name, justify="right", min_width=len(name))
     for row in rows:
         if row.pictures_per_second is None:

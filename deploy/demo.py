@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from deploy.doctor import servers
 from deploy.models import detector_of, embedder_of
 from deploy.play import against_truth, figures, judge, picture, play, site
 from deploy.report import write_report
@@ -21,6 +22,7 @@ from ingest.synthetic.clip import Renderer, render_ahead
 from ingest.synthetic.scene import SceneSettings
 from reid.settings import EmbedderSettings
 from stream.cores import usable_cores
+from stream.errors import SightlineError
 
 MARGIN_S = 8.0  # of the scene drawn beyond what the measured rate asks for: machines are not steady
 SKIPPED_AT_MOST = 0.01  # of the frames sampled, before a run says that its machine was too slow
@@ -52,6 +54,9 @@ def run_demo(
         settings = settings.model_copy(update={"reid": EmbedderSettings(bundle=embedder)})
     for find in (detector_of, embedder_of):  # what is wrong with a model is said before anything is drawn
         find(settings.detector, settings.reid)
+    for finding in servers(settings):  # and what is wrong with a server
+        if finding.status == "failed":
+            raise SightlineError(finding.found)
     title = f"{scene.cameras} cameras, {scene.people} people, seed {scene.seed}"
     with (
         drawn(scene, console, workers=usable_cores(), ahead=not fast),

@@ -53,10 +53,7 @@ def examine(settings: Settings | None, state: Path) -> Iterator[Finding]:
     yield from bundles(settings)
     if settings is None:
         return
-    if settings.redis:
-        yield gallery(settings.redis.url)
-    if settings.kafka:
-        yield broker(settings, settings.kafka)
+    yield from servers(settings)
     with ThreadPoolExecutor(len(settings.camera), "doctor") as pool:
         yield from pool.map(camera, settings.camera)
 
@@ -138,6 +135,14 @@ def bundle(
         return Finding(check=f"bundle {name}", status="ok", found=said)
 
     return _translated(f"bundle {name}", look)
+
+
+def servers(settings: Settings) -> Iterator[Finding]:
+    """The Redis and the Kafka of a site that has them."""
+    if settings.redis:
+        yield gallery(settings.redis.url)
+    if settings.kafka:
+        yield broker(settings, settings.kafka)
 
 
 def gallery(url: str) -> Finding:

@@ -116,12 +116,16 @@ def test_a_run_that_skipped_frames_says_whose_fault_that_is(dropped: int, said: 
             ["--kafka", "broker"], "bootstrap_servers = broker: expected host:port", id="broker without a port"
         ),
         pytest.param(["--redis", "http://:pw@h"], "url = http://***@h: expected redis://", id="no Redis address"),
-        pytest.param(["--redis", "redis://127.0.0.1:1/0", "--seconds", "5"], "127.0.0.1:1", id="no Redis there"),
+        pytest.param(["--redis", "redis://127.0.0.1:1/0", "--seed", "12"], "127.0.0.1:1", id="no Redis there"),
     ],
 )
-def test_a_wrong_wish_ends_in_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+def test_a_wrong_wish_ends_in_one_line_before_anything_is_drawn(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path))
     status = status_of([*ARGUMENTS, "--fast", *arguments])
     assert status in (1, 2)
+    assert not list(tmp_path.iterdir())
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("sightline: ")
     assert said in line
