@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from matcher.rules import EXEMPLARS, MEAN_PRIOR
 from reid.crops import to_batch
 from stream.errors import DataError
 from stream.model import LinkRow, Links, ModelCard
@@ -19,12 +20,8 @@ from trainer.tracklets import LabelledTracklet, Stay
 
 F64 = NDArray[np.float64]
 
-PRIOR = 3.0
-"""A camera's mean counts as this many tracklets of the site's mean before it has seen any: the matcher's k."""
 CHUNK = 256
 """Crops resized and embedded at a time: thousands at once took 4 GB."""
-MOST_EXEMPLARS = 8
-"""An identity's exemplars in the matcher."""
 LEAST_PAIRS = 200
 """Same-person pairs per row below which a curve is not worth trusting."""
 RIDGE = 1e-5
@@ -71,9 +68,10 @@ def fit_vectors(vectors: Sequence[F64], stays: Sequence[Stay], fitted_on: str) -
 
 def camera_means(pooled: F64, cameras: NDArray[np.int64], prior: F64) -> dict[int, F64]:
     """Each camera's mean vector, drawn towards the site's, which is drawn towards `prior` (D,)."""
-    site = (PRIOR * prior + pooled.sum(0)) / (PRIOR + len(pooled))
+    site = (MEAN_PRIOR * prior + pooled.sum(0)) / (MEAN_PRIOR + len(pooled))
     return {
-        int(camera): (PRIOR * site + pooled[cameras == camera].sum(0)) / (PRIOR + int((cameras == camera).sum()))
+        int(camera): (MEAN_PRIOR * site + pooled[cameras == camera].sum(0))
+        / (MEAN_PRIOR + int((cameras == camera).sum()))
         for camera in np.unique(cameras)
     }
 
@@ -118,7 +116,7 @@ def _compare(
             if not len(known):
                 continue
             # an identity has one exemplar at first and up to eight later; the curve must hold for all
-            known = rng.choice(known, rng.integers(1, min(MOST_EXEMPLARS, len(known)) + 1), replace=False)
+            known = rng.choice(known, rng.integers(1, min(EXEMPLARS, len(known)) + 1), replace=False)
             near = cosines[:, known]
             score = (near.max(1) + near.mean(1)) / 2
             elsewhere = cameras[known[near.argmax(1)]] != cameras[t]

@@ -7,6 +7,7 @@ import numpy as np
 
 from deploy.backends.auto import Clock, one_call_ms
 from deploy.settings import Settings
+from matcher.rules import EXEMPLARS
 from stream.model import Backend
 
 JPEG_BYTES_PER_PIXEL = 0.12  # quality 85: empty corridors take 0.06, crowds in daylight 0.15
@@ -15,7 +16,6 @@ CODEC_MS_PER_MEGAPIXEL = 3.9  # conversion, JPEG there and JPEG back, each sampl
 MATCH_MS_PER_RECORD = 0.5
 SOURCE_FPS = 25
 RECORD_BYTES, PERSON_BYTES, EVENT_BYTES = 160, 140, 700
-EXEMPLARS = 8  # per identity
 SEGMENTS_KEPT = 1.25  # Kafka removes whole segments, a quarter of the retention long
 BUSY = 0.7  # a worker that is to keep up leaves this much of its core to peaks
 ASSUMED_HW = (720, 1280)

@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 from stream.model import LinkRow, Links
 
 SECOND = 1_000_000_000  # nanoseconds
+EXEMPLARS = 8
+"""Vectors that an identity keeps at most."""
+MEAN_PRIOR = 3.0
+"""A camera's mean counts as this many tracklets of the site's before it has seen any, and the site's of the training's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +83,13 @@ class Rules:
     clip: float = 8.0  # most that appearance alone may say, in log-odds; 5 .69 | .27; demo: 6 .884 at .964
     # demo: .75 .886 at .963, .85 .885 at .967
     floor: float = 0.8  # least probability of a link; .6 .77 | .76, .9 .72 | .67
-    exemplars: int = 8  # per identity; 1 .71 | .59; demo: 12 .886 at .966
+    exemplars: int = EXEMPLARS  # per identity; 1 .71 | .59; demo: 12 .886 at .966
     gate: float = 0.8  # least probability at which a linked tracklet may leave an exemplar; demo: .9 .884 at .967
     # demo: 4 .885 at .967
     min_weight: float = 3.0  # summed quality before a tracklet may found an identity or leave an exemplar,
     many_crops: int = 6  # or so many crops, of somebody far away; demo: 8 .886 at .964
     min_quality: float = 0.25  # of a crop that counts
-    mean_prior: float = 3.0  # vectors that the prior of a camera's mean weighs; demo: 6 .887 at .960
+    mean_prior: float = MEAN_PRIOR  # vectors that the prior of a camera's mean weighs; demo: 6 .887 at .960
     # demo: 0 .884 at .966
     switch_log_odds: float = -0.7  # a crop less like its tracklet is kept out; three in a row say that it is mixed
     max_open: int = 64  # tracklets per camera
