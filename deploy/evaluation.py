@@ -16,6 +16,7 @@ from deploy.evaluation_footage import box_scores, on_video
 from deploy.evaluation_models import DataSet, Model, data_set, open_model
 from deploy.evaluation_tables import print_cross, print_pairs, print_rankings, print_scores, print_searches
 from deploy.searcher import Searcher
+from deploy.settings import Runtime
 from deploy.training import Bar
 from stream.cores import usable_cores
 from stream.errors import UsageError
@@ -42,6 +43,8 @@ class Asked:
     pictures: Path | None = None
     """Folder for ranked lists and CMC curves."""
     threads: int | None = None
+    runtime: Runtime | None = None
+    """Of bundles; None: ONNX Runtime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ def evaluate_models(
 ) -> dict[str, Any]:
     """Scores by name of one model; of several, a list of models with theirs. Also printed, with tables."""
     cores = _use(asked.threads)
-    models = [open_model(name, cores) for name in names]
+    models = [open_model(name, cores, asked.runtime) for name in names]
     sets = _sets(data, roots) if data else _homes(models, roots)
     if asked.pictures is not None:
         try:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from deploy import backends
 from deploy.bundle import load_bundle
 from deploy.searcher import Searcher
-from stream.errors import DataError
+from deploy.settings import Runtime
+from stream.errors import DataError, UsageError
 from stream.model import Kind
 from trainer import checkpoint
 from trainer.datasets.table import MIX, REID, SEARCH, SYNTHETIC
@@ -52,12 +53,19 @@ class Model:
     trained_on: str
 
 
-def open_model(name: str, threads: int) -> Model:
-    """A training's output folder (its last checkpoint), a checkpoint.pt, else a bundle by name or folder."""
+def open_model(name: str, threads: int, runtime: Runtime | None = None) -> Model:
+    """A training's output folder (its last checkpoint), a checkpoint.pt, else a bundle by name or folder.
+
+    A bundle is run by `runtime`, or in ONNX Runtime: of "tensorrt" its engine, which is built if it is not there.
+    """
     path = Path(name)
     if path.is_dir() and (path / "checkpoint.pt").is_file():
         path = path / "checkpoint.pt"
     if path.suffix == ".pt":
+        if runtime is not None:
+            raise UsageError(
+                f"--backend {runtime}: {name} is a checkpoint, which torch runs; it is bundles that have runtimes"
+            )
         return _checkpoint(name, path)
     if path.name != name and not path.exists():
         raise DataError(
@@ -69,10 +77,10 @@ def open_model(name: str, threads: int) -> Model:
     card = bundle.card
     trained_on = ", ".join(card.data_sets) or "unknown"
     if card.kind == "person-search":
-        searcher = Searcher(bundle, threads)
+        searcher = Searcher(bundle, threads, runtime or "onnxruntime")
         return Model(name, card.kind, card.input_hw, searcher.backend, searcher, DataSet(SYNTHETIC), trained_on)
     home = DataSet(SYNTHETIC if card.kind == "detector" else MIX)
-    backend = backends.load(bundle, threads)
+    backend = backends.load(bundle, threads, runtime or "onnxruntime")
     return Model(name, card.kind, card.input_hw, backend, None, home, trained_on)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from deploy import backends
 from deploy.backends.query import QueryRuntime
 from deploy.bundle import Bundle
+from deploy.settings import Runtime
 from detector.letterbox import letterbox
 from detector.nms import select
 from stream.errors import BundleError
@@ -26,8 +27,9 @@ QUERY_BOXES, QUERY_EMBEDDING = "query_boxes", "query_embedding"
 class Searcher:
     """Both graphs of a bundle. Raises `BundleError` where either is not what it was when the bundle was made."""
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
-        self.backend = backends.load(bundle, threads)
+    def __init__(self, bundle: Bundle, threads: int = 1, backend: Runtime = "onnxruntime") -> None:
+        """Scenes are searched by `backend`; given boxes are described in ONNX Runtime."""
+        self.backend = backends.load(bundle, threads, backend)
         self.query = QueryRuntime(bundle.query, bundle.card, threads)
         cosine, least = golden_cosine(self.query, bundle), backends.served_limits(bundle.card).cosine
         if not cosine >= least:

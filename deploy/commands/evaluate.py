@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from deploy.output import JsonPath, Output
+from deploy.settings import Runtime
 
 
 def evaluate(
@@ -46,6 +47,10 @@ def evaluate(
         Path | None,
         typer.Option(metavar="CSV", help="Who is where in the video: frame,x1,y1,x2,y2,person (embedders)."),
     ] = None,
+    backend: Annotated[
+        Runtime | None,
+        typer.Option(help="Runtime of bundles: of tensorrt its engine is scored.", show_default="onnxruntime"),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor cores.", show_default="all")] = None,
     json: JsonPath = None,
 ) -> None:
@@ -64,5 +69,5 @@ def evaluate(
             raise UsageError("--video takes one model and no --data")
         report.data(evaluate_on_video(models[0], video, reference, people, threads, report.console))
         return
-    asked = Asked(rerank, erase, pictures, threads)
+    asked = Asked(rerank, erase, pictures, threads, backend)
     report.data(evaluate_models(models, data or [], root or [], asked, report.console))

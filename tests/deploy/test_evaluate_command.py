@@ -111,6 +111,16 @@ def test_colours_find_their_people_and_erasing_is_told(colours, tmp_path, market
     assert "erased with probability 1.0" in capsys.readouterr().out
 
 
+def test_a_bundle_is_scored_in_the_runtime_that_is_asked_for(colours, market, tmp_path, capsys):
+    sets = ("--data", "market1501", "--root", market)
+    plain = _scores(tmp_path, colours, *sets)
+    other = _scores(tmp_path, colours, *sets, "--backend", "openvino")
+    figures = [name for name in plain if name != "camera_pairs"]
+    assert {name: other[name] for name in figures} == pytest.approx({name: plain[name] for name in figures}, abs=0.02)
+    assert status_of(["evaluate", str(colours), *map(str, sets), "--backend", "torch"]) == 1
+    assert "torch runs the checkpoint that a bundle was exported from" in capsys.readouterr().err  # it was really asked
+
+
 def test_an_embedder_is_compared_with_another_on_footage(colours, tmp_path):
     # the red square of the clip is person 1, the grey wall is person 2
     clip = write_clip(tmp_path / "clip.mp4", frames=40)
@@ -236,6 +246,8 @@ def test_a_person_search_trained_on_crops_is_scored_on_crops_and_told_apart(mark
         pytest.param(["--video", "a.mp4", "--data", "duke"], 2, "one model and no --data", id="video and data"),
         pytest.param(["--video", "a.mp4"], 2, "--video needs --reference", id="video alone"),
         pytest.param(["--erase", "2"], 2, "erase", id="impossible share"),
+        pytest.param(["--backend", "openvino"], 2, "is a checkpoint, which torch runs", id="a checkpoint's runtime"),
+        pytest.param(["--backend", "onyx"], 2, "'onyx' is not one of", id="no such runtime"),
     ],
 )  # fmt: skip
 def test_wrong_usage_ends_in_one_line(arguments, status, message, osnet, tmp_path, monkeypatch, capsys):

@@ -1,7 +1,9 @@
 """`sightline train` and `sightline methods` as people call them, on files."""
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,14 +13,15 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from rich.console import Console
 
 from deploy.cli import status_of
 from deploy.methods import command, describe
-from deploy.training import duration, overrides_of
+from deploy.training import Bar, duration, overrides_of
 from deploy.training import make_recipe as make_run_recipe
 from stream.errors import UsageError
 from trainer import checkpoint
-from trainer.methods import METHODS, method_module
+from trainer.methods import METHODS, method_module, osnet
 from trainer.settings import make_recipe, read_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,7 +89,10 @@ def test_a_run_in_pieces_says_where_it_is_and_goes_on_elsewhere(market, tmp_path
     assert "osnet on market1501 at 64x32, from scratch, 2 epochs, fp32" in said
     assert f"{here}/run/checkpoint.pt: schedule not complete; the same command goes on" in said
     assert "not as published (train people: 8 here, 751 published" in said
-    assert "of the time waiting for data" in said
+    assert re.search(
+        r"epoch 1 of 2, step 1: loss ([\d.]+) = softmax \1; [\d.]+ pictures/s, \d+% of the time waiting for data, \d+ min \d+ s left",
+        " ".join(said.split()),
+    )
     (tmp_path / "there").mkdir()
     (here / "run").rename(tmp_path / "there" / "run")  # another machine
     assert _train(market, tmp_path / "there", *run) == 0
@@ -133,6 +139,22 @@ def test_what_the_weights_have_seen_goes_with_them_from_run_to_run(market, tmp_p
     assert seen("second") == ["market1501", "duke"]
     best = checkpoint.load(tmp_path / "second" / "run" / "best.pt")
     assert best.data_sets == ["market1501", "duke"]
+
+
+def test_what_became_of_somebody_else_s_weights_is_said(market, tmp_path, capsys):
+    network, head = osnet.build(osnet.OSNetRecipe(width=0.25), 751)
+    theirs = {f"module.{name}": value for name, value in (network.state_dict() | head.state_dict()).items()}
+    torch.save({"state_dict": theirs}, tmp_path / "theirs.pth")
+    short = (*OSNET, "--epochs", "1", "--max-minutes", "0", "--weights")
+    assert _train(market, tmp_path, *short, str(tmp_path / "theirs.pth")) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{len(network.state_dict())} matched; 2 skipped (classifier.weight, classifier.bias)" in said
+    torch.save({"backbone.weight": torch.zeros(3)}, tmp_path / "others.pth")
+    assert _train(market, tmp_path / "second", *short, str(tmp_path / "others.pth")) == 1
+    error = capsys.readouterr().err
+    assert "none of its 1 entries fits the network" in error
+    assert "--from-scratch" in error
+    assert error.count("\n") == 1
 
 
 def test_where_nothing_can_be_written_is_said_before_the_data_are_read(tmp_path, capsys):
@@ -240,6 +262,21 @@ def test_ctrl_c_saves_and_leaves_with_status_130(market, tmp_path):
     assert checkpoint.load(tmp_path / "run" / "checkpoint.pt").step >= 1
 
 
+def test_torchrun_spreads_the_command_and_one_process_speaks(market, tmp_path):
+    words = ["train", "osnet", "--data", "market1501", "--root", str(market), "--output", str(tmp_path / "run")]
+    words += ["--set", "input_hw=[64, 32]", "--set", "batch_people=2", "--set", "batch_pictures=2", *OSNET]
+    words += ["--set", "precision=fp32", "--epochs", "1", "--json", str(tmp_path / "report.json")]
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    command = [sys.executable, *run, sys.executable, "-c", "from deploy.cli import main; main()", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("schedule complete") == 1
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["finished"]
+    assert report["step"] == 4  # of an epoch's eight batches each process trains on four
+    assert status_of(["evaluate", str(tmp_path / "run"), "--threads", "1"]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -309,6 +346,18 @@ def test_settings_are_read_as_toml_and_else_as_text():
     }  # fmt: skip
     with pytest.raises(UsageError, match="such as --set"):
         overrides_of({}, ["=3"], from_scratch=False)
+
+
+def test_a_terminal_gets_a_bar_and_anything_else_lines():
+    shown = {}
+    for terminal in (True, False):
+        out = io.StringIO()
+        with Bar(Console(file=out, force_terminal=terminal, width=100), "training osnet") as bar:
+            bar.at(0.25, "loss 3.1, 40 pictures/s")
+        shown[terminal] = out.getvalue()
+    assert "━" in shown[True]
+    assert "loss 3.1, 40 pictures/s" in shown[True]
+    assert shown[False] == "training osnet: 25.0% loss 3.1, 40 pictures/s\n"
 
 
 def test_what_is_left_is_said_in_hours_and_minutes():

@@ -240,10 +240,18 @@ def test_an_upright_patch_is_a_cut_out_of_its_donor():
 
 
 def test_jitter_changes_brightness_and_contrast_within_its_range():
-    out = Augment(SIZE_HW, brightness=0.2, **STILL)(_noise(200) // 2, _generator()).pictures
-    gain = (out / _planes(_noise(200) // 2).clamp(min=1e-3)).flatten(1).median(1).values
+    dark = 60 + _noise(200) // 4  # nothing is cut off at black or white
+    before = _planes(dark).flatten(1)
+    brighter = Augment(SIZE_HW, brightness=0.2, **STILL)(dark, _generator()).pictures.flatten(1)
+    gain = (brighter / before).median(1).values
+    assert torch.allclose(brighter, gain[:, None] * before, atol=1e-5)
     assert 0.8 <= gain.min() < 0.85
     assert 1.15 < gain.max() <= 1.2
+    harder = Augment(SIZE_HW, contrast=0.15, **STILL)(dark, _generator()).pictures.flatten(1)
+    assert torch.allclose(harder.mean(1), before.mean(1), atol=1e-5)
+    spread = harder.std(1) / before.std(1)
+    assert 0.85 <= spread.min() < 0.87
+    assert 1.13 < spread.max() <= 1.1501
 
 
 def test_random_numbers_do_not_depend_on_what_the_pictures_show():

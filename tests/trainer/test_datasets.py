@@ -14,7 +14,7 @@ from tests.trainer import trees
 from trainer.datasets import REID_NAMES, SEARCH_NAMES, load_reid
 from trainer.datasets.cuhk03 import read_cuhk03
 from trainer.datasets.pictures import MAX_PIXELS, decode, header_hw
-from trainer.datasets.table import MIX, REID
+from trainer.datasets.table import MIX, REID, SEARCH
 
 SIZE = (32, 16)
 
@@ -307,7 +307,29 @@ def test_sites_are_refused_where_none_are_drawn(tmp_path):
         load_reid("synthetic", sites=2)
 
 
-def test_the_table_tells_the_published_counts():
-    assert REID["market1501"].published["train pictures"] == 12936
-    assert REID["msmt17"].published["train pictures"] == REID["msmt17-train"].published["train pictures"] + 2373
-    assert all(Path(each.layout).parts for each in REID.values())
+CROPS = "train people", "train pictures", "query pictures", "gallery pictures", "cameras"
+SCENES = "train frames", "train people", "test frames", "queries", "boxes"
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "counts"),
+    [
+        pytest.param("market1501", CROPS, (751, 12_936, 3_368, 15_913, 6), id="Market-1501"),
+        pytest.param("duke", CROPS, (702, 16_522, 2_228, 17_661, 8), id="DukeMTMC-reID"),
+        pytest.param("cuhk03-labeled", CROPS, (767, 7_368, 1_400, 5_328, 2), id="CUHK03-NP labeled"),
+        pytest.param("cuhk03-detected", CROPS, (767, 7_365, 1_400, 5_332, 2), id="CUHK03-NP detected"),
+        pytest.param("msmt17", CROPS, (1_041, 30_248 + 2_373, 11_659, 82_161, 15), id="MSMT17"),
+        pytest.param("msmt17-train", CROPS, (1_041, 30_248, 11_659, 82_161, 15), id="MSMT17, list_train alone"),
+        pytest.param("prw", SCENES, (5_704, 483, 11_816 - 5_704, 2_057, 34_304 + 8_806), id="PRW"),
+        pytest.param("cuhk-sysu", SCENES, (11_206, 5_532, 18_184 - 11_206, 2_900, 96_143), id="CUHK-SYSU"),
+    ],
+)
+def test_the_table_tells_the_published_counts(name, keys, counts):
+    known = REID[name] if name in REID else SEARCH[name]
+    assert tuple(known.published[key] for key in keys) == counts
+
+
+def test_every_set_has_a_layout_to_show():
+    assert all(each.layout for each in (*REID.values(), *SEARCH.values()))
+    market = REID["market1501"].published
+    assert market["gallery pictures"] + market["junk pictures"] == 19_732  # what papers that count the junk print

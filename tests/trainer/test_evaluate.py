@@ -52,6 +52,17 @@ def test_a_camera_s_mean_is_taken_out_of_its_queries_too():
     assert score_embedder(MeanColour(), query, gallery, (8, 4)).centred.rank1 == 1
 
 
+def test_a_camera_s_mean_is_taken_out_of_its_gallery_too():
+    # camera 2 is less red than camera 1 and camera 3 more: until their means are gone anybody of camera 3 is nearer to person 1
+    query = _crops([(167, 127, 200)], [1], [1])
+    gallery = _crops(
+        [(67, 127, 200), (27, 127, 200), (220, 167, 200), (220, 87, 200), (167, 127, 200), (87, 127, 200)],
+        [1, 3, 2, 3, 1, 2],
+        [2, 2, 3, 3, 1, 1],
+    )
+    assert score_embedder(MeanColour(), query, gallery, (8, 4)).centred.rank1 == 1
+
+
 class Unread:
     """Pictures that are not to be read yet."""
 

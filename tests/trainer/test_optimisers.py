@@ -45,6 +45,19 @@ def test_the_optimiser_of_every_method_is_fused(make):
 
 
 @pytest.mark.parametrize(
+    "make", [pytest.param(magnifiernet_small.task, id="magnifiernet"), pytest.param(_mgre, id="mgre")]
+)
+def test_those_that_follow_the_strong_baseline_take_its_adam_which_decays_everything(make):
+    task = make()
+    optimiser = task.optimiser()
+    assert type(optimiser) is torch.optim.Adam
+    (group,) = optimiser.param_groups
+    assert (group["lr"], group["betas"], group["weight_decay"], group["amsgrad"]) == (3.5e-4, (0.9, 0.999), 5e-4, False)
+    learnt = {id(p) for part in (task.network, task.head) for p in part.parameters() if p.requires_grad}
+    assert {id(p) for p in group["params"]} == learnt
+
+
+@pytest.mark.parametrize(
     "make", [pytest.param(osnet_small.task, id="osnet"), pytest.param(_person_search, id="person search")]
 )
 def test_a_first_step_that_the_loss_scale_skips_leaves_a_momentum_of_nothing_behind(make):

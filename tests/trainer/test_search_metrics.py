@@ -128,6 +128,7 @@ def test_scenes_without_people_cannot_be_scored():
 def test_the_trapezoid_of_the_first_protocol_is_that_worked_by_hand():
     # wrong, (ignored,) hit, hit, and one more who was not found
     assert trapezoid_precision(np.array([1, 2]), 3) == pytest.approx(0.277778, abs=1e-6)
+    assert trapezoid_precision(np.array([1, 3]), 2) == pytest.approx(1 / 3)  # where the mean precision at hits is 1/2
     assert trapezoid_precision(np.array([0]), 1) == 1
 
 
