@@ -12,13 +12,16 @@ help:  ## list the targets
 demo: .venv/.base  ## four synthetic cameras through the whole stream, scored against the truth; writes report/
 	$(BIN)/sightline demo --report report
 
-# Two halves side by side, a core each: what trains and exports, which needs no server, is told when the other half is through.
-LEARNING := tests/trainer $(wildcard tests/deploy/test_export*.py tests/deploy/test_train*.py) tests/deploy/test_methods_in_stream.py
+# Side by side on two cores: what trains and exports needs no server and keeps one busy, outages of Kafka mostly wait, the rest takes the other.
+LEARNING := tests/trainer $(filter-out %_rows.py %_int8.py,$(wildcard tests/deploy/test_export*.py)) tests/deploy/test_train_command.py tests/deploy/test_methods_in_stream.py
+OUTAGES := tests/stream/test_kafka_outage.py
 test: .venv/.dev services  ## all tests, over a real Kafka, Redis and RTSP server
 	@mkdir -p .cache
 	@$(BIN)/pytest $(LEARNING) >.cache/learning.log 2>&1 & learning=$$!; \
-	$(BIN)/pytest $(addprefix --ignore=,$(LEARNING)); status=$$?; \
-	echo "the other half, tests of training and export:"; wait $$learning || status=$$?; cat .cache/learning.log; exit $$status
+	$(BIN)/pytest $(OUTAGES) >.cache/outages.log 2>&1 & outages=$$!; \
+	$(BIN)/pytest $(addprefix --ignore=,$(LEARNING) $(OUTAGES)); status=$$?; \
+	wait $$outages || status=$$?; echo "outages of Kafka:"; cat .cache/outages.log; \
+	echo "training and export:"; wait $$learning || status=$$?; cat .cache/learning.log; exit $$status
 
 check: .venv/.dev  ## formatting, lint, types and import contracts
 	$(BIN)/ruff format --check .

@@ -167,16 +167,17 @@ def table(rows: Sequence[Row]) -> Table:
         title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), header_style="dim"
     )
     made.add_column("backend", min_width=18)  # tables of several models stand below one another
-    for name in ("pictures/s", "ms per call", "memory, MB", "of peak", "x torch eager"):
+    beside_torch = any(row.times_torch is not None for row in rows)  # of a bundle alone torch has no network
+    for name in ("pictures/s", "ms per call", "memory, MB", "of peak", *(["x torch eager"] if beside_torch else [])):
         made.add_column(name, justify="right", min_width=len(name))
     for row in rows:
         if row.pictures_per_second is None:
             made.add_row(row.backend, "refused")
             continue
         share = f"{100 * row.of_peak:.0f} %" if row.of_peak is not None else ""
-        times = f"{row.times_torch:.1f}" if row.times_torch is not None else ""
+        times = [f"{row.times_torch:.1f}"] if row.times_torch is not None else []
         speed = (f"{row.pictures_per_second:.1f}", f"{row.ms_per_batch:.2f}", f"{row.memory_mb:.0f}")
-        made.add_row(row.backend, *speed, share, times)
+        made.add_row(row.backend, *speed, share, *times)
     return made
 
 

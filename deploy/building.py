@@ -46,6 +46,8 @@ def build(
             f"{given}: engines are made of bundles, which say what the model must answer; --check takes ONNX files"
         )
     bundle = load_bundle(given)
+    profile = _profile(sizes, bundle.card.max_batch)
+    profile.check(bundle.card.max_batch)  # before anything is asked of the GPU
     report = engine_check.check(engine_build.prepared(bundle.model))
     for one in report.unsupported:
         console.print(
@@ -55,7 +57,7 @@ def build(
     with _shown(console) as (say, progress):
         plan, sidecar = plan_of(
             bundle,
-            profile=_profile(sizes, bundle.card.max_batch),
+            profile=profile,
             workspace_mib=workspace_mib,
             version_compatible=version_compatible,
             rebuild=rebuild,

@@ -72,7 +72,8 @@ def convert_bundle(
         raise UsageError(f"--output {output} is {source} itself, which would be lost: name another folder")
     if card.precision != "fp32" or precision == "fp32":
         raise UsageError(
-            f"{source} is {card.precision} and {precision} was asked for: name an fp32 bundle, and fp16 or int8"
+            f"{source} is a bundle in {card.precision} and {precision} was asked for: one in fp32 is written again with "
+            "--precision fp16 or int8"
         )
     inputs, expected = bundle.answers()
     bytes_before = bundle.model.stat().st_size
@@ -99,6 +100,7 @@ def convert_bundle(
     else:
         from deploy.export_search import sharing
 
+        query, _ = metadata.filled(query, card)
         written = write_bundle(output, model, card, bundle.golden(), bundle.links, sharing(model, query))
         Searcher(load_bundle(output)).close()
     console.print(f"{output}: {written.card.id}, {precision}, {len(model)} bytes ({bytes_before} in fp32)")

@@ -33,6 +33,7 @@ U8 = NDArray[np.uint8]
 
 OPSET = 18
 MAX_BATCH = {"detector": 8, "embedder": 32}
+WENT_WRONG = "its training went wrong; export an earlier checkpoint, or train again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def export(
     """Write the bundle of checkpoint `saved` into `folder`; `golden` (n, H, W, 3) are pictures it answers for later.
 
     `fit` makes an embedder's link rows; without it the bundle has none, and no matcher takes it. The graph is float32 unless
-    `conversion` says otherwise. Raises `BundleError` where the graph and torch disagree.
+    `conversion` says otherwise. Raises `BundleError` where the graph and torch disagree, and where the network itself gives nothing sound.
     """
     module, size_hw = served(checkpoint.load(saved), input_hw)
     if golden.shape[1:] != (*size_hw, 3) or golden.dtype != np.uint8 or len(golden) < 2:
@@ -75,6 +76,8 @@ def export(
     model = to_onnx(module, size_hw)
     in_torch = TorchBackend(module)
     expected = in_torch.infer(golden)
+    if said := gate.differs(expected, expected, gate.LIMITS["fp32"]):
+        raise BundleError(f"{saved}: in torch already {said}: {WENT_WRONG}")
     card = ModelCard(
         name=described.name,
         version=described.version,

@@ -21,7 +21,7 @@ from torchvision import ops
 from deploy import backends, metadata, search_people
 from deploy.backends.query import QueryRuntime
 from deploy.bundle import MODEL, Bundle, load_bundle, write_bundle
-from deploy.export import Described, to_graph
+from deploy.export import WENT_WRONG, Described, to_graph
 from deploy.search_links import fit_search_links
 from deploy.searcher import QUERY_BOXES, QUERY_EMBEDDING, Searcher
 from deploy.thresholds import check_defaults
@@ -154,6 +154,9 @@ def export_person_search(
     model, query = to_graphs(network, size_hw)
     boxes = _query_boxes(len(golden), size_hw)
     expected, described_boxes = in_torch(network, size_hw, golden, boxes)
+    for name, values in {**expected, QUERY_EMBEDDING: described_boxes}.items():
+        if not np.isfinite(values).all():
+            raise BundleError(f"{saved}: in torch already {name} is not finite: {WENT_WRONG}")
     card = ModelCard(
         name=described.name,
         version=described.version,
@@ -179,7 +182,9 @@ def export_person_search(
         scenes, fitted_on = synthetic_scenes(), DESCRIPTION
     rows = fit_search_links(asked, scenes, fitted_on, report)
     arrays: dict[str, U8 | F32] = {"inputs": golden, **expected, QUERY_BOXES: boxes, QUERY_EMBEDDING: described_boxes}
-    model, card = metadata.filled(model, card, metadata.normalised(1 / 255, IMAGENET_MEAN, IMAGENET_STD))
+    preprocessing = metadata.normalised(1 / 255, IMAGENET_MEAN, IMAGENET_STD)
+    model, card = metadata.filled(model, card, preprocessing)
+    query, _ = metadata.filled(query, card, preprocessing)
     write_bundle(folder, model, card, arrays, rows, sharing(model, query))
     bundle = load_bundle(folder)
     Searcher(bundle).close()  # as whoever serves it will

@@ -25,6 +25,7 @@ from trainer.checkpoint import Checkpoint
 from trainer.datasets.table import MIX, SYNTHETIC
 from trainer.methods.person_search import PersonSearchRecipe
 from trainer.serving import ServedDetector, served
+from trainer.settings import make_recipe
 
 GOLDEN = 4
 DRAWN = "synthetic: drawn people of ingest.synthetic"
@@ -56,6 +57,7 @@ def export_checkpoint(
         raise UsageError("--name is missing: a checkpoint brings none")
     check_named(name, version)
     saved = checkpoint.load(path)
+    recipe = make_recipe(saved.recipe, f"{path} was trained with another Sightline, which can export it")
     check_output(output)
     real = [each for each in saved.data_sets if each not in (SYNTHETIC, MIX)]
     drawn_too = [DRAWN] if len(real) < len(saved.data_sets) else []
@@ -72,13 +74,13 @@ def export_checkpoint(
         licence=licence or "Apache-2.0",
         defaults=card_defaults(thresholds),
     )
-    if saved.recipe.get("method") == "person-search":
+    if isinstance(recipe, PersonSearchRecipe):
         if precision != "fp32":
             raise UsageError(
                 f"{path} is of person search, which is exported in fp32 first: leave --precision out, then "
                 f"`sightline export {output} --precision {precision} --output DIR`"
             )
-        bundle = _person_search(path, saved, output, described, size, console)
+        bundle = _person_search(path, recipe, output, described, size, console)
     else:
         bundle = _one_graph(path, saved, output, described, size, precision, calibration, console)
     card = bundle.card
@@ -125,9 +127,9 @@ def _link_rows(console: Console, backend: Backend) -> Links:
 
 
 def _person_search(
-    path: Path, saved: Checkpoint, output: Path, described: Described, size: Size, console: Console
+    path: Path, recipe: PersonSearchRecipe, output: Path, described: Described, size: Size, console: Console
 ) -> Bundle:
-    own = served_hw(PersonSearchRecipe.model_validate(saved.recipe))
+    own = served_hw(recipe)
     golden, _ = letterbox(drawn.golden_pictures("scenes", GOLDEN), (size[0] or own[0], size[1] or own[1]))
     with Bar(console, "link rows") as bar:
         return export_person_search(

@@ -26,7 +26,7 @@ def filled(model: bytes, card: ModelCard, preprocessing: str = "") -> tuple[byte
         "kind": card.kind,
         "precision": card.precision,
         "opset": str(opset),
-        "input": "RGB uint8 (N, {}, {}, 3)".format(*card.input_hw),
+        "input": _takes(theirs.graph, card),
         "licence": card.licence,
         "made_by": f"sightline {version('sightline')}",
     }
@@ -40,6 +40,12 @@ def filled(model: bytes, card: ModelCard, preprocessing: str = "") -> tuple[byte
         added.metadata_props.add(key=key, value=value)
     # a protobuf message is merged with one that is written behind it
     return model + added.SerializeToString(), msgspec.structs.replace(card, opset=opset)
+
+
+def _takes(graph: onnx.GraphProto, card: ModelCard) -> str:
+    """Its inputs in words; the second graph of a person search is asked about boxes."""
+    boxes = ", boxes float32 (n, 4) xyxy in its pixels" if any(one.name == "boxes" for one in graph.input) else ""
+    return f"RGB uint8 ({'N' if card.max_batch > 1 else 1}, {card.input_hw[0]}, {card.input_hw[1]}, 3){boxes}"
 
 
 def normalised(scale: float, mean: Sequence[float], std: Sequence[float], colours: str = "RGB") -> str:

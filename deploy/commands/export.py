@@ -60,12 +60,14 @@ def export(
               sightline export my-osnet --precision fp16 --output my-osnet-fp16
               sightline export my-osnet --precision int8 --calibration crops --output my-osnet-int8
     """
+    from deploy.bundle import CARD, names
     from deploy.training import require_torch
 
     report = Output(json)
     if calibration is not None and precision == "fp32":
         raise UsageError("--calibration is for --precision fp16 and int8")
-    if precision != "fp32" and not model.endswith(".pt"):
+    of_a_bundle = precision != "fp32" or model in names() or (Path(model) / CARD).is_file()
+    if of_a_bundle and not model.endswith(".pt"):
         if source or licence or scores or default or height or width:
             raise UsageError(
                 "--source, --licence, --scores, --default, --height and --width are for a checkpoint: "

@@ -11,6 +11,7 @@ import itertools
 import json
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from enum import IntEnum
 from importlib.machinery import ModuleSpec
@@ -40,9 +41,11 @@ class Gpu:
         self.builds = 0
         self.log: list[str] = []
         """What happened on streams, in its order."""
+        self.gone: list[str] = []
+        """What was let go of, in its order: contexts, memory, streams, engines, runtimes."""
         self.live: dict[int, np.ndarray] = {}
         """Device memory by address."""
-        self.streams: dict[int, Stream] = {}
+        self.streams = weakref.WeakValueDictionary[int, Stream]()
         self.local = threading.local()
 
     def needs_context(self, call: str) -> None:
@@ -50,6 +53,10 @@ class Gpu:
             raise LogicError(f"{call} failed: {self.fails[call]}")
         if not getattr(self.local, "stack", []):
             raise LogicError(f"{call} failed: invalid device context")
+
+    def tells(self, what: str, of: object) -> None:
+        """`gone` gets `what` once nothing holds `of` any more."""
+        weakref.finalize(of, self.gone.append, what)
 
     def memory(self, address: int, size: int) -> np.ndarray:
         for begin, array in self.live.items():
@@ -74,6 +81,7 @@ class Stream:
         gpu.needs_context("cuStreamCreate")
         self.gpu, self.handle, self.queue = gpu, next(self.numbers), []
         gpu.streams[self.handle] = self
+        gpu.tells("stream", self)
 
     def put(self, what: str, work: Callable[[], None]) -> None:
         self.gpu.log.append(f"{what} queued on {self.handle}")
@@ -100,6 +108,7 @@ class Allocation:
     def free(self) -> None:
         self.gpu.needs_context("cuMemFree")
         del self.gpu.live[self.address]
+        self.gpu.gone.append("memory")
 
 
 def driver_module(gpu: Gpu) -> ModuleType:
@@ -226,7 +235,7 @@ class Builder:
         return SimpleNamespace(model=b"")
 
     def create_builder_config(self) -> "Config":
-        return Config()
+        return Config(self.trt)
 
     def create_optimization_profile(self) -> SimpleNamespace:
         profile = SimpleNamespace(shapes=None)
@@ -256,25 +265,27 @@ class Builder:
             "input": name,
             "profile": [least[0], best[0], most[0]],
             "timing": len(config.cache.data),
+            "workspace": config.pools[self.trt.MemoryPoolType.WORKSPACE],
+            "flags": [flag.name for flag in sorted(config.flags)],
         }
         config.cache.data += b"measured"
         return json.dumps(head).encode() + b"\n" + network.model
 
 
 class Config:
-    def __init__(self) -> None:
+    def __init__(self, trt: Any) -> None:
         self.progress_monitor: Any = None
         self.profiles: list[Any] = []
         self.pools: dict[int, int] = {}
-        self.flags: set[int] = {1}  # TF32 is on unless it is cleared
+        self.flags: set[IntEnum] = {trt.BuilderFlag.TF32}  # it is on unless it is cleared
 
     def set_memory_pool_limit(self, pool: int, size: int) -> None:
         self.pools[pool] = size
 
-    def set_flag(self, flag: int) -> None:
+    def set_flag(self, flag: IntEnum) -> None:
         self.flags.add(flag)
 
-    def clear_flag(self, flag: int) -> None:
+    def clear_flag(self, flag: IntEnum) -> None:
         self.flags.discard(flag)
 
     def add_optimization_profile(self, profile: Any) -> int:
@@ -328,6 +339,7 @@ class Runtime:
         gpu.needs_context("cudaGetDevice")
         self.gpu, self.logger, self.trt = gpu, logger, trt
         self.engine_host_code_allowed = False
+        gpu.tells("runtime", self)
 
     def deserialize_cuda_engine(self, plan: bytes) -> "Engine | None":
         head, _, model = plan.partition(b"\n")
@@ -352,6 +364,7 @@ class Engine:
         self.gpu, self.head, self.session, self.trt = gpu, head, session, trt
         self.tensors = {one.name: one for one in (*session.get_inputs(), *session.get_outputs())}
         self.num_io_tensors = len(self.tensors)
+        gpu.tells("engine", self)
 
     def get_tensor_name(self, place: int) -> str:
         return list(self.tensors)[place]
@@ -377,7 +390,8 @@ class Engine:
 
 class ExecutionContext:
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.addresses, self.shape = engine, {}, ()
+        self.engine, self.addresses, self.shape = weakref.proxy(engine), {}, ()  # it does not keep its engine alive
+        engine.gpu.tells("context", self)
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address

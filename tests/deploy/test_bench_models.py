@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
-from deploy.bench_models import Row, draw
+from deploy.bench_models import Row, draw, table
 from deploy.bench_peak import multiply_adds
 from deploy.bundle import load_bundle, write_bundle
 from deploy.cli import status_of
@@ -44,6 +44,7 @@ def test_every_backend_is_measured_and_one_that_answers_wrongly_is_refused(
     assert found["peak_gmacs_per_second"]["fp32"] > 1
     assert picture.read_bytes().startswith(b"\x89PNG")
     said = capsys.readouterr().out
+    assert "torch eager" not in said, "nobody said which network the bundles are of"
     assert "…" not in said, "a narrow terminal gets every number whole"
     assert all(f"{row['pictures_per_second']:.1f}" in said for row in measured)
 
@@ -92,6 +93,15 @@ def test_multiply_adds_are_those_counted_by_hand() -> None:
 def test_the_shipped_embedder_has_a_quarter_of_the_papers_multiply_adds() -> None:
     """82 million are published for OSNet x0.25 at 256x128; ours takes 128x64."""
     assert multiply_adds(load_bundle("osnet-x0.25").model.read_bytes()) == pytest.approx(82e6 / 4, rel=0.02)
+
+
+def test_beside_torch_every_row_says_how_many_times_torch_it_is() -> None:
+    rows = [
+        Row(model="a", backend="openvino bf16", batch=8, pictures_per_second=75.0, ms_per_batch=1.0, memory_mb=1.0, times_torch=7.5),
+        Row(model="a", backend="torch eager fp32", batch=8, pictures_per_second=10.0, ms_per_batch=8.0, memory_mb=1.0, times_torch=1.0),
+    ]  # fmt: skip
+    last = table(rows).columns[-1]
+    assert (last.header, list(last.cells)) == ("x torch eager", ["7.5", "1.0"])
 
 
 def test_rows_that_were_refused_are_not_drawn(tmp_path: Path) -> None:

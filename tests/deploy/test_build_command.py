@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from deploy import engine
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.bundle import Bundle, write_bundle
 from deploy.cli import status_of
@@ -122,6 +123,11 @@ def test_what_cannot_be_built_is_one_line(
     assert said.count("\n") == 1
 
 
+def test_sizes_are_looked_at_before_the_gpu_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(["build", "osnet-x0.25", "--min", "8", "--max", "4"]) == 2
+    assert capsys.readouterr().err.startswith("sightline: batch sizes are min 8, opt 4, max 4, expected 1 <= min")
+
+
 @pytest.mark.skipif(importlib.util.find_spec("pycuda") is not None, reason="pycuda is installed here")
 def test_without_pycuda_the_line_says_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of(["build", "osnet-x0.25"]) == 1
@@ -184,9 +190,12 @@ def test_an_interrupted_build_leaves_nothing(host_gpu: Gpu, bundle: Bundle, monk
     def interrupt(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Progress, "update", interrupt)
-    assert status_of(["build", str(bundle.path)]) == 130
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "update", interrupt)
+        assert status_of(["build", str(bundle.path)]) == 130
+    assert host_gpu.builds == 1
+    assert {path.name for path in engine.engines().rglob("*") if path.is_file()} == {"lock"}
+    assert not host_gpu.live
 
 
 def test_the_golden_outputs_decide(

@@ -100,9 +100,15 @@ def test_a_missing_file_is_named(written: Bundle, name: str) -> None:
         load_bundle(written.path)
 
 
-def test_a_write_that_was_cut_short_is_refused(written: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("files", [0, 1, 2, 3], ids=["at once", "after a file", "after two", "before the card"])
+def test_a_write_that_was_cut_short_is_refused(written: Bundle, monkeypatch: pytest.MonkeyPatch, files: int) -> None:
+    whole, moved = Path.replace, list[str]()
+
     def full(self: Path, target: Path) -> Path:
-        raise OSError(28, "No space left on device")
+        if len(moved) == files:
+            raise OSError(28, "No space left on device")
+        moved.append(target.name)
+        return whole(self, target)
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(BundleError, match="cannot be written here"):

@@ -83,7 +83,21 @@ def test_what_was_converted_is_not_converted_again(
     _written(tmp_path / "half", "fp16", 0)
     command = ["export", str(tmp_path / "half"), "--precision", "int8", "--calibration", str(crops)]
     assert status_of([*command, "--output", str(tmp_path / "out")]) == 2
-    assert "is fp16 and int8 was asked for: name an fp32 bundle" in " ".join(capsys.readouterr().err.split())
+    assert "is a bundle in fp16 and int8 was asked for: one in fp32 is written again" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+@pytest.mark.parametrize("source", ["osnet-x0.25", EMBEDDER], ids=["by name", "by folder"])
+def test_a_bundle_without_a_precision_is_told_what_is_missing(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of(["export", source, "--output", str(tmp_path / "out")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "is a bundle in fp32 and fp32 was asked for: one in fp32 is written again with --precision fp16 or int8" in said
+    )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from deploy import backends, diagnose
+from deploy import backends, diagnose, engine_check
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.bundle import load_bundle
-from deploy.export import Described, export
+from deploy.engine_graph import taken_form
+from deploy.export import OPSET, Described, export, to_onnx
 from deploy.gate import check
 from deploy.links import camera_means, fit_links
 from deploy.metadata import filled
@@ -21,7 +22,7 @@ from trainer.checkpoint import Checkpoint
 from trainer.methods import detector, osnet
 from trainer.methods.detector import DetectorRecipe
 from trainer.methods.osnet import OSNetRecipe
-from trainer.serving import ServedEmbedder, TorchBackend
+from trainer.serving import ServedEmbedder, TorchBackend, served
 from trainer.tracklets import LabelledTracklet
 
 SIZE_HW = (64, 32)
@@ -138,6 +139,29 @@ def test_an_exported_detector_may_take_another_input_size(saved, tmp_path):
     assert (out["scores"] >= 0).all()
     assert (out["scores"] <= 1).all()
     assert (out["boxes"][..., 2:] > out["boxes"][..., :2]).all()
+
+
+def test_a_detector_s_graph_is_its_network_alone_and_of_operators_that_tensorrt_lists(saved):
+    module, size_hw = served(checkpoint.load(saved / "detector.pt"))
+    data = to_onnx(module, size_hw)
+    model = onnx.load_from_string(data)
+    weights = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    own = {name for name in weights if name.startswith("network.")}
+    assert {name.split(".")[1] for name in own} == {
+        "stem", "stage8", "stage16", "stage32", "lateral", "smooth", "down", "head", "score", "box", "head_score", "head_box",
+    }  # fmt: skip
+    cells = 8 * 12 + 4 * 6 + 2 * 3
+    assert max(weights[name].size for name in weights.keys() - own) == cells  # their middles, across and down
+    varied = [weights[name].tobytes() for name in own if weights[name].size > 64 and np.ptp(weights[name]) > 0]
+    assert len(varied) == len(set(varied)) > 20
+    stored = sum(values.nbytes for values in weights.values())
+    assert stored < 1.01 * sum(values.nbytes for values in module.state_dict().values())
+    assert len(data) < stored + 100_000
+    assert "NonMaxSuppression" not in {node.op_type for node in model.graph.node}  # its thresholds are a site's to set
+    onnx.checker.check_model(model, full_check=True)
+    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    assert [(each.domain, each.version) for each in model.opset_import] == [("", OPSET)]
+    assert engine_check.check(taken_form(model)).unsupported == ()
 
 
 def test_nothing_of_this_machine_is_written_into_the_graph(bundle):

@@ -1,30 +1,43 @@
 """What export, adopt and bundles refuse: one line each that says what to do, and nothing is written."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import nn
 
 from deploy import metadata
 from deploy.adopt import Recipe, adopt
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.bundle import load_bundle, write_bundle
 from deploy.cli import status_of
-from deploy.export import Described, export
+from deploy.export import Described, export, to_onnx
 from stream.errors import AdoptError, BundleError, UsageError
 from tests.deploy import tiny_models
+from tests.deploy.test_bundle import write
 from trainer import checkpoint
 from trainer.checkpoint import Checkpoint
 from trainer.methods import osnet
 from trainer.methods.osnet import OSNetRecipe
+from trainer.methods.person_search import PersonSearch, PersonSearchRecipe
+from trainer.serving import ServedEmbedder
 
 RECIPE = OSNetRecipe(width=0.25, input_hw=(64, 32), depths=(1,), fusion="add")
+SEARCH = PersonSearchRecipe(
+    backbone="googlenet", weights="", input_hw=(64, 96), anchor_sizes=(225, 450, 900), max_proposals_test=4
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def _saved(folder: Path, **recipe: object) -> Path:
+def _saved(folder: Path, weights: float = 1.0, **recipe: object) -> Path:
+    """An untrained network's checkpoint; `weights` multiplies its last layer's."""
     network = osnet.embedder(RECIPE).state_dict()
+    network["fc.0.weight"] *= weights
     values = RECIPE.model_dump(mode="json") | recipe
     checkpoint.save(folder / "run.pt", Checkpoint(recipe=values, progress=1.0, step=1, network=network))
     return folder / "run.pt"
@@ -33,7 +46,11 @@ def _saved(folder: Path, **recipe: object) -> Path:
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        pytest.param({"method": "resnext"}, "method is 'resnext', expected one of osnet, eprinet", id="unknown method"),
+        pytest.param(
+            {"method": "resnext"},
+            "run.pt was trained with another Sightline, which can export it: method is 'resnext', expected one of osnet, eprinet",
+            id="unknown method",
+        ),
         pytest.param({"widht": 1.0}, "unknown key widht: did you mean width?", id="unknown key"),
         pytest.param({"width": 0.5}, "was it trained with another recipe", id="weights of another recipe"),
     ],
@@ -56,6 +73,65 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(
     path.write_bytes(path.read_bytes()[:5000])
     assert status_of(["export", str(path), "--output", str(tmp_path / "b"), "--name", "x"]) == 1
     assert "is not a checkpoint of this program or is damaged" in capsys.readouterr().err
+
+
+def _person_search(folder: Path, weights: float = 1.0, **recipe: object) -> Path:
+    """The same of a person search, whose classifier is awake so that it finds somebody."""
+    torch.manual_seed(0)
+    network = PersonSearch(SEARCH)
+    nn.init.normal_(network.score.weight, std=3.0)
+    state = network.state_dict()
+    state["identity.weight"] *= weights
+    saved = Checkpoint(SEARCH.model_dump(mode="json") | recipe, 1.0, 1, state)
+    checkpoint.save(folder / "run.pt", saved)
+    return folder / "run.pt"
+
+
+def test_a_person_search_of_another_recipe_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", str(_person_search(tmp_path, roiz=8)), "--output", str(tmp_path / "b"), "--name", "x"]
+    assert status_of(command) == 2
+    line = capsys.readouterr().err
+    assert (
+        "run.pt was trained with another Sightline, which can export it: unknown key roiz: did you mean rois?" in line
+    )
+    assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "weights", "said"),
+    [
+        pytest.param(_saved, np.nan, "embedding is not finite", id="diverged"),
+        pytest.param(_saved, 0.0, "embedding's length is off by 1", id="all zeros"),
+        pytest.param(_person_search, np.nan, "embedding is not finite", id="a diverged person search"),
+    ],
+)
+def test_a_training_that_went_wrong_is_no_bundle_and_no_fault_of_the_export(
+    make: Callable[[Path, float], Path], weights: float, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = make(tmp_path, weights)
+    assert status_of(["export", str(saved), "--output", str(tmp_path / "b"), "--name", "x"]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"run.pt: in torch already {said}" in line
+    assert line.endswith("its training went wrong; export an earlier checkpoint, or train again")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_graph_that_is_not_the_network_s_becomes_no_bundle_and_the_one_that_was_there_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stale graph: the exporter is handed another network than the one that torch runs."""
+    saved, there = _saved(tmp_path), write(tmp_path / "b")
+    before = {path.name: path.read_bytes() for path in there.path.iterdir()}
+    torch.manual_seed(1)
+    other = ServedEmbedder(osnet.embedder(RECIPE)).eval()
+    monkeypatch.setattr("deploy.export.to_onnx", lambda module, size_hw: to_onnx(other, size_hw))
+    assert status_of(["export", str(saved), "--output", str(there.path), "--name", "x"]) == 1
+    line = capsys.readouterr().err
+    assert "for pictures alone (fp32): looks like other weights or a part left out: a stale graph" in line
+    assert line.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in there.path.iterdir()} == before
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import scipy.io
 import torch
 from torch import nn
 
-from deploy import export_search, search_people
+from deploy import engine_build, engine_check, export_search, search_people
 from deploy.bundle import load_bundle, write_bundle
 from deploy.cli import status_of
-from deploy.export import Described
+from deploy.export import OPSET, Described
 from deploy.export_search import SearchDetect
 from deploy.searcher import Searcher
 from stream.errors import BundleError, UsageError
@@ -99,11 +99,42 @@ def test_a_person_search_is_a_bundle_of_two_graphs_that_share_their_weights(bund
     assert [output.name for output in detect.graph.output] == ["boxes", "scores", "embedding"]
     assert [put.name for put in query.graph.input] == ["images", "boxes"]
     assert {"NonMaxSuppression", "RoiAlign"} <= {node.op_type for node in detect.graph.node}
+    assert "NonMaxSuppression" not in {node.op_type for node in query.graph.node}
     weights = sum(p.numel() for p in _network().parameters())
     assert read.model.stat().st_size < 1.05 * 4 * weights
     assert read.query.stat().st_size < 0.05 * 4 * weights
-    for graph in (detect, query):
-        assert not any("table" in each.name or "queue" in each.name for each in graph.graph.initializer)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "takes"),
+    [
+        pytest.param(
+            "model.onnx", {"stem", "proposals", "head", "attention", "score", "box", "identity"}, "", id="detect"
+        ),
+        pytest.param(
+            "query.onnx",
+            {"stem", "head", "attention", "identity"},
+            ", boxes float32 (n, 4) xyxy in its pixels",
+            id="query",
+        ),
+    ],
+)
+def test_of_the_training_no_table_nor_queue_remains_and_each_graph_is_clean(name, kept, takes, bundle):
+    graph = onnx.load(bundle.path / name)
+    own = {each.name for each in graph.graph.initializer if each.name.startswith("network.")}
+    assert {each.split(".")[1] for each in own} == kept
+    others = [each for each in graph.graph.initializer if each.name not in own]
+    assert (
+        max(int(np.prod(each.dims)) for each in others) <= 4 * 4 * 6 * 9
+    )  # anchors: four sides, nine in each of 4x6 cells
+    onnx.checker.check_model(graph, full_check=True)
+    onnx.shape_inference.infer_shapes(graph, check_type=True, strict_mode=True, data_prop=True)
+    assert [(each.domain, each.version) for each in graph.opset_import] == [("", OPSET)]
+    said = {each.key: each.value for each in graph.metadata_props}
+    assert (said["name"], said["kind"], said["precision"], said["opset"]) == ("tiny", "person-search", "fp32", "18")
+    assert said["input"] == f"RGB uint8 (1, 64, 96, 3){takes}"
+    assert said["preprocessing"].startswith("inside the graph: ")
+    assert engine_check.check(engine_build.prepared(bundle.path / name)).unsupported == ()
 
 
 def test_a_bundle_finds_and_describes_in_frames_of_any_size_as_the_network_does(bundle):
@@ -227,6 +258,10 @@ def test_a_person_search_is_written_again_in_half_precision(bundle, tmp_path, ca
     assert half.card.precision == "fp16"
     assert half.model.stat().st_size < 0.6 * bundle.model.stat().st_size
     assert half.query.stat().st_size < 0.1 * half.model.stat().st_size
+    for path in (half.model, half.query):
+        words = {each.key: each.value for each in onnx.load(path, load_external_data=False).metadata_props}
+        assert (words["name"], words["precision"]) == ("tiny-fp16", "fp16")
+        assert words["preprocessing"].startswith("inside the graph: ")
     boxes = np.array([[10, 5, 40, 60]], np.float32)
     # a query graph that half precision changed too much is no bundle, though serving would take it
     arrays = dict(bundle.golden())

@@ -303,3 +303,13 @@ def test_a_detector_s_boxes_are_decoded_in_fp32():
     card: ModelCard = bundle.card
     want = {name: golden[name] for name in card.outputs}
     gate.check(OnnxRuntimeBackend(model, card), want, golden["inputs"], precision="fp16")
+
+
+def test_the_shipped_detector_passes_the_gate_in_int8():
+    bundle = load_bundle(SHIPPED / "person-detector")
+    golden = bundle.golden()
+    model = precision.convert(bundle.model.read_bytes(), "int8", np.repeat(golden["inputs"], 16, 0))
+    want = {name: golden[name] for name in bundle.card.outputs}
+    gate.check(OnnxRuntimeBackend(model, bundle.card), want, golden["inputs"], precision="int8")
+    assert len(model) < 0.6 * bundle.model.stat().st_size
+    assert engine_check.check(taken_form(onnx.load_model_from_string(model))).unsupported == ()

@@ -1,5 +1,6 @@
 """The TensorRT runtime on a stand-in for the GPU: what is queued when, who waits for whom, and what every failure says."""
 
+import json
 import os
 import signal
 import threading
@@ -64,6 +65,28 @@ def test_buffers_are_allocated_once_and_all_freed(host_gpu: Gpu, bundle: Bundle)
     assert not host_gpu.live
     with pytest.raises(ValueError, match="closed"):
         backend.infer(tiny_models.pictures(1))
+
+
+def test_contexts_go_first_then_memory_and_streams_then_the_engine_then_its_runtime(
+    host_gpu: Gpu, bundle: Bundle
+) -> None:
+    backend = TensorRTBackend(bundle)
+    backend.infer(tiny_models.pictures(5))
+    backend.infer_pictures([tiny_models.pictures(1)[0]] * 5, "stretch")
+    host_gpu.gone.clear()
+    backend.close()
+    slot = ["context", *["memory"] * 4, "stream"]  # input, output, jobs, pictures of any size
+    assert host_gpu.gone == [*slot, *slot, "engine", "runtime"]
+
+
+@pytest.mark.parametrize("version_compatible", [False, True])
+def test_the_builder_is_told_the_workspace_and_that_fp32_is_fp32(
+    host_gpu: Gpu, bundle: Bundle, version_compatible: bool
+) -> None:
+    plan, _ = plan_of(bundle, workspace_mib=64, version_compatible=version_compatible)
+    told = json.loads(plan.partition(b"\n")[0])
+    assert told["workspace"] == 64 << 20
+    assert told["flags"] == (["VERSION_COMPATIBLE"] if version_compatible else [])  # and no TF32
 
 
 def test_engines_live_side_by_side_and_any_thread_may_use_them(host_gpu: Gpu, bundle: Bundle) -> None:
