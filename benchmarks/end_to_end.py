@@ -18,10 +18,11 @@ from rich.console import Console
 from deploy.bench import SEEDS, bench_scene
 from deploy.demo import drawn
 from deploy.play import against_truth, figures, judge, place, play, site
-from deploy.score import Linking, Score, score
+from deploy.score import Linking, Score, TrueBoxes, score
 from ingest.synthetic.scene import SceneSettings
 from ingest.synthetic.truth import pictures
 from stream.cores import usable_cores
+from stream.messages import Embeddings
 
 MOST_CROPS = 12  # per tracklet, spread over its time
 
@@ -56,7 +57,7 @@ def main() -> None:
     print(f"| worst | {' | '.join(f'{value:.3f}' for value in worst)} |")
 
 
-def colours(scene: SceneSettings, frames) -> Score:
+def colours(scene: SceneSettings, frames: list[tuple[Embeddings, TrueBoxes]]) -> Score:
     """The colour linker's best score on the stream's own tracklets."""
     boxes = defaultdict(list)
     for record, _ in frames:
@@ -76,18 +77,17 @@ def colours(scene: SceneSettings, frames) -> Score:
     order = sorted(boxes, key=lambda name: (boxes[name][0][3], name))
     tracklets = [Tracklet(name.split("/")[0], boxes[name][0][3], boxes[name][-1][3], crops[name]) for name in order]
     vectors = [describe(tracklet.crops) for tracklet in tracklets]
-    best = None
+    tried = []
     for threshold in np.arange(0.3, 1.0, 0.04):
         identities = {name: str(who) for name, who in zip(order, link(tracklets, threshold, vectors), strict=True)}
-        latest, links = {}, []
+        latest: dict[str, str] = {}
+        links = []
         for name in order:
             if identities[name] in latest:
                 links.append((name, latest[identities[name]]))
             latest[identities[name]] = name
-        judged = score(frames, Linking(identities, links))
-        if best is None or judged.idf1 > best.idf1:
-            best = judged
-    return best
+        tried.append(score(frames, Linking(identities, links)))
+    return max(tried, key=lambda judged: judged.idf1)
 
 
 if __name__ == "__main__":

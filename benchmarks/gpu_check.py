@@ -165,7 +165,8 @@ def timed(backend: Backend, images: np.ndarray) -> float:
 def median_ms(work: Callable[[], object]) -> float:
     for _ in range(3):
         work()
-    took, until = [], time.perf_counter() + SECONDS
+    took: list[float] = []
+    until = time.perf_counter() + SECONDS
     while time.perf_counter() < until or len(took) < 5:
         began = time.perf_counter()
         work()

@@ -76,6 +76,11 @@ def main() -> None:
             there = f"rules ({', '.join(NUMBERS)}), {', '.join(SECTIONS)}"
             parser.error(f"--set {each}: there is no {place}, there are keys of {there}")
         said[section][key] = value
+    try:
+        settings_for(scenes[0], said)
+        numbers_of(said)
+    except ValueError as error:  # pydantic's too
+        parser.error(f"--set: {error}")
     for scene in scenes:
         seen(scene, said)
     print(f"| seed | {' | '.join(COLUMNS)} |")
@@ -100,6 +105,11 @@ def settings_for(scene: SceneSettings, said: dict[str, dict[str, str]]) -> Setti
         if section in said:
             found = found.model_copy(update={section: kind.model_validate_strings(said[section])})
     return found
+
+
+def numbers_of(said: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Those of matcher/rules.py that were said."""
+    return {key: float(value) if "." in value else int(value) for key, value in said.get("rules", {}).items()}
 
 
 def seen(scene: SceneSettings, said: dict[str, dict[str, str]]) -> list[Embeddings]:
@@ -149,16 +159,13 @@ def linked(scene: SceneSettings, records: list[Embeddings], said: dict[str, dict
     settings = settings_for(scene, said)
     bundle = embedder_of(settings.detector, settings.reid)
     assert bundle.links is not None, "an embedder has them"
-    numbers: dict[str, Any] = {
-        key: float(value) if "." in value else int(value) for key, value in said.get("rules", {}).items()
-    }
     matching = with_defaults(settings.matcher, bundle.card)
     rules = Rules(
         Calibration(bundle.links),
         scene.cameras,
         settings.site.retention.gallery_s * 10**9,
         matching.false_links,
-        **numbers,
+        **numbers_of(said),
     )
     cameras = [camera.id for camera in settings.camera]
     matcher = Matcher("linking", cameras, State(rules), key=b"linking", model=bundle.card.id, live=False)

@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
+from numpy.typing import NDArray
 
 from matcher.entities import Exemplar, Identity
 from matcher.matcher import Matcher
@@ -32,7 +33,7 @@ SIZE, FPS, VISIT, BATCH = 512, 5, 50, 16
 START = 1_800_000_000 * 10**9
 
 
-def unit(rng: np.random.Generator) -> np.ndarray:
+def unit(rng: np.random.Generator) -> NDArray[np.float64]:
     vector = rng.normal(size=SIZE)
     return vector / np.linalg.norm(vector)
 
@@ -50,9 +51,9 @@ def known(rules: Rules, identities: int, cameras: int, rng: np.random.Generator)
     return state
 
 
-def visits(cameras: int, records: int, rng: np.random.Generator, state: State) -> list[Record]:
-    out: list[Record] = []
-    shown: dict[int, list[np.ndarray]] = {}
+def visits(cameras: int, records: int, rng: np.random.Generator, state: State) -> list[Record[Embeddings]]:
+    out: list[Record[Embeddings]] = []
+    shown: dict[int, list[NDArray[np.float64]]] = {}
     for n in range(records):
         camera, frame = n % cameras, n // cameras
         visit, age = divmod(frame + camera * VISIT // cameras, VISIT)
@@ -78,7 +79,7 @@ def visits(cameras: int, records: int, rng: np.random.Generator, state: State) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--identities", type=int, default=10_000)
     parser.add_argument("--cameras", type=int, default=16)
     parser.add_argument("--records", type=int, default=4000)
@@ -94,7 +95,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, EmbeddedRedis(Path(folder)) as server:
         gallery = RedisGallery(server.url, "bench", model="m", retention_ns=rules.retention_ns, live=False)
         gallery.acquire()
-        gallery.commit(list(matcher.process([])) or [])
         policy_s, commit_s, links_made, worst_s = 0.0, 0.0, 0, 0.0
         for start in range(0, len(records), BATCH):
             began = time.process_time()

@@ -16,15 +16,17 @@ import json
 import shlex
 import shutil
 import time
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 
 from deploy.evaluation import Asked, evaluate_models
-from deploy.evaluation_models import open_model
+from deploy.evaluation_models import Model, open_model
 from deploy.training import make_recipe, run_training
 from trainer.costs import cost
 from trainer.datasets.synthetic import FRAME_HW
@@ -33,8 +35,9 @@ from trainer.settings import make_recipe as complete
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs" / "train"
 FULL = "as published"
-BATCH = {"batch_people": 8, "batch_pictures": 2, "calm": False}  # the table was made before the recipes became calm
-TRIALS = {
+# the table was made before the recipes became calm
+BATCH: dict[str, object] = {"batch_people": 8, "batch_pictures": 2, "calm": False}
+TRIALS: dict[str, dict[str, object]] = {
     "osnet": BATCH | {
         "people": 40, "epochs": 6, "width": 1.0, "calm": True, "contrastive_weight": 1.0, "softmax_from": 0.2,
         "triplet_weight": 0.0,
@@ -94,7 +97,7 @@ PAPERS = {
 """mAP / rank-1 as printed: Market-1501, of MagnifierNet CUHK03-NP labeled (the set of its ablation); of person search mAP on PRW."""
 
 
-def rows():
+def rows() -> Iterator[tuple[str, str, dict[str, object]]]:
     """(method, variant, keys): every method in full first, then the ablations in turn."""
     yield from ((method, FULL, {}) for method in TRIALS)
     ablations = [
@@ -109,14 +112,14 @@ def rows():
         yield from filter(None, turn)
 
 
-def trained(method, keys):
+def trained(method: str, keys: Mapping[str, object]) -> bool:
     """Not the method itself again, what begins with somebody's weights, or what differs in its rate or size alone."""
     itself = complete({"method": method, **keys}, "a row") == complete({"method": method}, "a row")
     return not itself and not keys.keys() & {"weights", "learning_rate", "input_hw"}
 
 
-def run(method, variant, keys, output, console):
-    """Train, score and time one row."""
+def run(method: str, variant: str, keys: dict[str, object], output: Path, console: Console) -> dict[str, Any]:
+    """Train, score and time one row; what is kept of it in rows.jsonl."""
     file = RECIPES / f"{method}-synthetic.toml"
     overrides = TRIALS[method] | keys
     folder = output / f"{method}-{variant}".replace(" ", "-").replace(",", "")
@@ -150,29 +153,31 @@ def run(method, variant, keys, output, console):
     return row
 
 
-def pace(model):
+def pace(model: Model) -> float:
     """Pictures per second of one core: sixteen at a time in fp32; of a person search single frames with all their proposals."""
-    search = model.searches is not None
-    size_hw = FRAME_HW if search else model.input_hw
-    pictures = np.random.default_rng(0).integers(0, 256, (1 if search else 16, *size_hw, 3), dtype=np.uint8)
+    search = model.searches
+    shape = (16, *model.input_hw, 3) if search is None else (1, *FRAME_HW, 3)
+    pictures = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     seconds = []
     for _ in range(3):
         began = time.process_time()
-        if search:
-            model.searches.search(list(pictures), 0.0)
-        else:
+        if search is None:
             model.infers.infer(pictures)
+        else:
+            search.search(list(pictures), 0.0)
         seconds.append(time.process_time() - began)
     return len(pictures) / min(seconds)
 
 
-def table(found):
-    """Markdown: what was measured, then the paper's own figures on its own data."""
+def table(found: list[dict[str, Any]]) -> None:
+    """Print as markdown what was measured, then the paper's own figures on its own data."""
     print(
         "| method | variant | parameters | multiply-adds, paper's size | here | pictures/s | mAP | rank-1 | **the paper's own** |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
-    place = {(method, variant): at for at, (method, variant, _) in enumerate(sorted(rows(), key=by_method))}
+    order = list(TRIALS)
+    by_method = sorted(rows(), key=lambda row: order.index(row[0]))
+    place = {(method, variant): at for at, (method, variant, _) in enumerate(by_method)}
     for row in sorted(found, key=lambda row: place[row["method"], row["variant"]]):
         print(
             f"| {row['method']} | {row['variant']} | {row['parameters']:,} | {row['published_multiply_adds'] / 1e9:.4g} G "
@@ -181,11 +186,7 @@ def table(found):
         )
 
 
-def by_method(row):
-    return list(TRIALS).index(row[0])
-
-
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of rows.jsonl and the checkpoints")
     parser.add_argument("--only", choices=TRIALS, action="append", help="a method; repeatable")

@@ -1,6 +1,6 @@
 """Where the processor's time goes: each part of ingest and perceive on one core, in milliseconds per second of one camera.
 
-    taskset -c 0 python benchmarks/parts.py [--seed 7001] [--seconds 20] [--camera 0] [--backend auto|onnxruntime|openvino]
+    taskset -c 0 python benchmarks/parts.py [--seed 7001] [--seconds 20] [--camera 0] [--backend auto|onnxruntime|openvino|tensorrt]
 
 The bench scene's clips (1280x720 at 25 fps, sampled at 5), drawn first where they are not. Time of the thread, so other work on the machine
 counts only by what it does to the caches. Kafka, Redis, the matcher and messages are not in it.
@@ -16,6 +16,7 @@ from deploy.backends import load
 from deploy.bench import bench_scene
 from deploy.bundle import load_bundle
 from deploy.play import site
+from deploy.settings import Runtime
 from detector.detector import _crop
 from detector.jpeg import decode
 from detector.letterbox import letterbox
@@ -29,6 +30,7 @@ from ingest.clock import WallClock
 from ingest.decode import open_video
 from ingest.sampling import Sampler
 from ingest.scene import clips
+from ingest.settings import CameraSettings
 from reid.embedder import Embedder
 from reid.settings import EmbedderSettings
 from stream.messages import Detections, Frame
@@ -49,9 +51,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7001)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--camera", type=int, default=0)
-    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--backend", choices=["auto", "onnxruntime", "openvino", "tensorrt"], default="auto")
     options = parser.parse_args()
-    camera = site(bench_scene(options.seed), fast=True).camera[options.camera]
+    cameras = site(bench_scene(options.seed), fast=True).camera
+    if not 0 <= options.camera < len(cameras):
+        parser.error(f"--camera {options.camera}: expected 0 to {len(cameras) - 1}")
+    camera = cameras[options.camera]
     frames = list(ingested(camera, options.seconds * 1e9))
     seen = perceived(frames, options.backend)
     for part, spent in SPENT.items():
@@ -60,7 +65,7 @@ def main() -> None:
     print(f"{len(frames)} frames, {seen} people in them")
 
 
-def ingested(camera, until_ns: float) -> Iterator[Frame]:
+def ingested(camera: CameraSettings, until_ns: float) -> Iterator[Frame]:
     """As `ingest.film` and `ingest.frames` do it."""
     sampler = Sampler(0, camera.fps)
     for path, begin_ns in clips(camera):
@@ -71,6 +76,7 @@ def ingested(camera, until_ns: float) -> Iterator[Frame]:
                     picture = next(pictures, None)
                 if picture is None:
                     break
+                assert picture.time_ns is not None, "clips have times"
                 captured = begin_ns + picture.time_ns
                 if captured >= until_ns:
                     return
@@ -87,24 +93,24 @@ def ingested(camera, until_ns: float) -> Iterator[Frame]:
                 )  # fmt: skip
 
 
-def perceived(frames: list[Frame], backend: str) -> int:
-    """As `detector.detector` does it."""
+def perceived(frames: list[Frame], backend: Runtime) -> int:
+    """As `detector.detector` and `reid.embedder` do it; how many people were seen, frame by frame."""
     settings = DetectorSettings()
     eyes = load(load_bundle("person-detector", "detector"), backend=backend)
-    looks = load_bundle("osnet-x0.25", "embedder")
-    embedder = Embedder(load(looks, backend=backend), EmbedderSettings(), looks.links)
+    bundle = load_bundle("osnet-x0.25", "embedder")
+    embedder = Embedder(load(bundle, backend=backend), EmbedderSettings(), bundle.links)
     tracker, people = Tracker(settings), 0
     for start in range(0, len(frames), BATCH):
         batch = frames[start : start + BATCH]
         with timed("decode JPEG"):
-            images = [decode(frame) for frame in batch]
+            images = [image for image in map(decode, batch) if image is not None]
         with timed("letterbox"):
             pixels, scales = letterbox(images, eyes.card.input_hw)
         with timed("detector model"):
             raw = eyes.infer(pixels)
         found = []
         for place, (frame, image) in enumerate(zip(batch, images, strict=True)):
-            size_hw = image.shape[:2]
+            size_hw = (image.shape[0], image.shape[1])
             with timed("non-maximum suppression"):
                 xyxy, scores, _ = select(
                     raw["boxes"][place], raw["scores"][place], scale=scales[place], image_hw=size_hw,

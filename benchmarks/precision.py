@@ -23,7 +23,8 @@ from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.bundle import load_bundle
 from deploy.converting import calibration_pictures
 from deploy.precision import convert
-from stream.model import Backend, ModelCard, Precision
+from stream.errors import SightlineError
+from stream.model import Backend, Kind, ModelCard, Precision
 from trainer import drawn, evaluate
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -35,7 +36,7 @@ class Row:
     """One model in one precision."""
 
     model: str
-    precision: str
+    precision: Precision
     int8_layers: str
     scores: dict[str, float]
     cosine_mean: float
@@ -49,7 +50,8 @@ def opened(name: str) -> tuple[bytes, ModelCard]:
     """The float32 graph and card of a bundle, or of a checkpoint's network."""
     if not name.endswith(".pt"):
         bundle = load_bundle(name)
-        assert bundle.card.precision == "fp32", f"{name} is {bundle.card.precision}: name one of fp32"
+        if bundle.card.precision != "fp32":
+            raise SystemExit(f"precision: {name} is {bundle.card.precision}: name one of fp32")
         return bundle.model.read_bytes(), bundle.card
     from deploy.export import MAX_BATCH, to_onnx
     from trainer import checkpoint
@@ -57,7 +59,7 @@ def opened(name: str) -> tuple[bytes, ModelCard]:
 
     saved = checkpoint.load(Path(name))
     module, size_hw = served(saved)
-    kind = "detector" if isinstance(module, ServedDetector) else "embedder"
+    kind: Kind = "detector" if isinstance(module, ServedDetector) else "embedder"
     out = TorchBackend(module).infer(np.zeros((1, *size_hw, 3), np.uint8))
     card = ModelCard(
         name=str(saved.recipe["method"]), version="1", kind=kind, input_hw=size_hw, max_batch=MAX_BATCH[kind], digest="0" * 64,
@@ -100,8 +102,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     rows: list[Row] = []
-    for name in given.models:
-        rows += measured(name, given.people, given.scenes, given.rounds, not given.no_openvino)
+    try:
+        for name in given.models:
+            rows += measured(name, given.people, given.scenes, given.rounds, not given.no_openvino)
+    except SightlineError as error:
+        raise SystemExit(f"precision: {error}") from error
     print(table(rows))
     if given.json:
         given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
@@ -111,15 +116,15 @@ def measured(name: str, people: int, scenes: int, rounds: int, openvino: bool) -
     model, card = opened(name)
     calibration = calibration_pictures(card.kind, card.input_hw, None)
     graphs = {precision: convert(model, precision, calibration) for precision in PRECISIONS}
-    sessions = {}
+    sessions: dict[Precision, dict[str, Backend]] = {}
     rows, vectors = [], {}
     for precision, graph in graphs.items():
         sessions[precision] = runtimes(graph, msgspec.structs.replace(card, precision=precision), openvino)
         runtime = sessions[precision]["onnxruntime"]
         if card.kind == "detector":
             pictures = drawn.test_scenes(1, evaluate.silent)["scenes"].take(np.arange(scenes))
-            found = evaluate.score_detector(runtime, pictures, card.input_hw)
-            scores, vectors[precision] = {"AP50": found.average_precision}, np.full((1, 1), np.nan)
+            boxes = evaluate.score_detector(runtime, pictures, card.input_hw)
+            scores, vectors[precision] = {"AP50": boxes.average_precision}, np.full((1, 1), np.nan)
         else:
             crops = drawn.test_crops(1, evaluate.silent)["people"]
             query, gallery = evaluate.split(

@@ -7,7 +7,7 @@ Mixed: tracklets of which more than a tenth is somebody else. Pieces: tracklets 
 
 import argparse
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 
 from detector.settings import DetectorSettings
 from detector.tracker import Tracker
@@ -15,13 +15,16 @@ from tests.detector.crowd import SIZE_HW, walk
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=20)
     parser.add_argument("--fps", type=float, default=5)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--seeds", type=int, default=4)
     options = parser.parse_args()
-    busy, frames, boxes, named, truths = 0.0, 0, 0, 0, {}
+    if options.people < 1:
+        parser.error(f"--people {options.people}: expected 1 or more")
+    busy, frames, boxes, named = 0.0, 0, 0, 0
+    truths: defaultdict[tuple[int, int], Counter[int]] = defaultdict(Counter)
     for seed in range(options.seeds):
         tracker = Tracker(DetectorSettings())
         for seen in walk(seed, options.people, options.seconds, options.fps):
@@ -32,7 +35,9 @@ def main() -> None:
             boxes += len(seen.xyxy)
             named += len(tracked.boxes)
             for number, box in zip(tracked.numbers.tolist(), tracked.boxes.tolist(), strict=True):
-                truths.setdefault((seed, number), Counter())[int(seen.people[box])] += 1
+                truths[seed, number][int(seen.people[box])] += 1
+    if not truths:
+        parser.error("the tracker named nobody: give it more --seconds or --seeds")
     mixed = [who for who in truths.values() if max(who.values()) < 0.9 * who.total()]
     wrong = sum(who.total() - max(who.values()) for who in truths.values())
     print(f"{frames / busy:.0f} frames/s on one core at {boxes / frames:.1f} boxes per frame")

@@ -135,6 +135,15 @@ def test_a_paused_partition_keeps_what_was_fetched_and_wants_no_more():
     assert places(where.take()) == [(0, 0)]
 
 
+def test_partitions_are_paused_and_resumed_each_by_itself():
+    where = cursors(partitions=3)
+    where.pause([0])
+    where.pause([1, 2])
+    assert set(where.wanted()) == set()
+    where.resume([1])
+    assert set(where.wanted()) == {1}
+
+
 def test_a_full_partition_wants_no_more_until_it_is_taken():
     where = cursors(max_records=2)
     fetch(where, 0, 0, 1)

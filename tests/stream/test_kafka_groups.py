@@ -200,6 +200,31 @@ def test_a_commit_for_a_partition_that_went_to_another_reader_is_dropped(setting
     assert handed_over(source) == {}
 
 
+def test_a_commit_of_a_partition_that_another_reader_has_never_reaches_the_broker(settings, spec, member):
+    send(settings, spec, range(4), 0, 1)
+    first, second = member(), member()
+    with reading(first, second):
+        wait_for(lambda: shared_out(first, second), "one partition each")
+        [mine] = first.position()
+        first._to_commit.update({mine: 4, 1 - mine: 4})  # as when partitions change hands this very moment
+        wait_for(lambda: lag(settings, spec)[mine] == 0, "its own is committed")
+    assert lag(settings, spec) == {mine: 0, 1 - mine: 4}
+
+
+def test_who_gets_nothing_stands_by_until_another_reader_goes(settings, spec, member):
+    sources = [member() for _ in range(3)]
+    sources[0].ends([0])
+    assert not sources[0].stands_by(), "it is connected, and no member yet"
+
+    def standing_by() -> list[KafkaSource[Frame]]:
+        return [source for source in sources if source.stands_by()]
+
+    with reading(*sources):
+        wait_for(lambda: len(standing_by()) == 1 and sum(len(s.position()) for s in sources) == 2, "one has none")
+        next(source for source in sources if not source.stands_by()).close()
+        wait_for(lambda: not standing_by(), "it has a partition now")
+
+
 def test_nothing_is_left_running_by_a_reader_that_kept_dead_letters(settings, spec, member):
     send(settings, spec, [0], 0)
     with contextlib.closing(
