@@ -117,6 +117,11 @@ def load(path: Path) -> Checkpoint:
         if altered is not None:
             raise _damaged(path, f"its part {altered} is not what was written")
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(content, dict) and content and "version" not in content:
+            raise DataError(
+                f"{path} is no checkpoint of this program, which have a version: if it holds somebody's weights, "
+                f"`sightline train METHOD --weights {path}` begins with them"
+            )
         version = content.pop("version")
         content["recipe"] = json.loads(content["recipe"])
         if version == FIRST:

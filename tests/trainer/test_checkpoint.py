@@ -84,6 +84,13 @@ def test_a_file_with_our_keys_and_other_values_is_refused_in_one_line(
         assert said.count("\n") == 1
 
 
+def test_somebody_s_weights_are_no_training_and_the_line_says_who_takes_them(tmp_path: Path) -> None:
+    path = tmp_path / "osnet.pth"
+    torch.save(NETWORK, path)
+    with pytest.raises(DataError, match=rf"osnet\.pth is no checkpoint .* --weights {path}` begins with them$"):
+        checkpoint.load(path)
+
+
 def test_a_folder_in_the_file_s_place_is_said_with_what_to_name(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"is a folder, and a checkpoint is a file: name one, such as .*/mean\.pt"):
         checkpoint.save(tmp_path, Checkpoint(RECIPE, 1.0, 7, NETWORK))
