@@ -13,7 +13,7 @@ demo: .venv/.base  ## four synthetic cameras through the whole stream, scored ag
 	$(BIN)/sightline demo --report report
 
 # Side by side on two cores: what trains and exports needs no server and keeps one busy, outages of Kafka mostly wait, the rest takes the other.
-LEARNING := tests/trainer $(filter-out %_rows.py %_int8.py,$(wildcard tests/deploy/test_export*.py)) tests/deploy/test_train_command.py tests/deploy/test_methods_in_stream.py
+LEARNING := tests/trainer $(wildcard tests/deploy/test_export*.py) tests/deploy/test_train_command.py tests/deploy/test_methods_in_stream.py
 OUTAGES := tests/stream/test_kafka_outage.py
 test: .venv/.dev services  ## all tests, over a real Kafka, Redis and RTSP server
 	@mkdir -p .cache
