@@ -43,7 +43,7 @@ class Asked:
     pictures: Path | None = None
     """Folder for ranked lists and CMC curves."""
     threads: int | None = None
-    runtime: Runtime | None = None
+    backend: Runtime | None = None
     """Of bundles; None: ONNX Runtime."""
 
 
@@ -64,7 +64,7 @@ def evaluate_models(
 ) -> dict[str, Any]:
     """Scores by name of one model; of several, a list of models with theirs. Also printed, with tables."""
     cores = _use(asked.threads)
-    models = [open_model(name, cores, asked.runtime) for name in names]
+    models = [open_model(name, cores, asked.backend) for name in names]
     sets = _sets(data, roots) if data else _homes(models, roots)
     if asked.pictures is not None:
         try:
@@ -93,13 +93,19 @@ def evaluate_models(
 
 
 def evaluate_on_video(
-    name: str, video: Path, reference: str | None, people: Path | None, threads: int | None, console: Console
+    name: str,
+    video: Path,
+    reference: str | None,
+    people: Path | None,
+    threads: int | None,
+    backend: Runtime | None,
+    console: Console,
 ) -> dict[str, float]:
-    """Agreement with a reference on real footage, by name; also printed."""
+    """Agreement with a reference on real footage, by name; also printed. `backend` runs the model, not its reference."""
     if reference is None:
         raise UsageError("--video needs --reference: a bundle of the same kind whose answers are compared")
     cores = _use(threads)
-    model, other = open_model(name, cores), open_model(reference, cores)
+    model, other = open_model(name, cores, backend), open_model(reference, cores)
     if other.kind != model.kind:
         raise UsageError(f"--reference {reference} is of kind {other.kind}, {name} of kind {model.kind}")
     scores = on_video(model, other, reference, video, people)

@@ -53,18 +53,18 @@ class Model:
     trained_on: str
 
 
-def open_model(name: str, threads: int, runtime: Runtime | None = None) -> Model:
+def open_model(name: str, threads: int, backend: Runtime | None = None) -> Model:
     """A training's output folder (its last checkpoint), a checkpoint.pt, else a bundle by name or folder.
 
-    A bundle is run by `runtime`, or in ONNX Runtime: of "tensorrt" its engine, which is built if it is not there.
+    A bundle is run by `backend`, or in ONNX Runtime: of "tensorrt" its engine, which is built if it is not there.
     """
     path = Path(name)
     if path.is_dir() and (path / "checkpoint.pt").is_file():
         path = path / "checkpoint.pt"
     if path.suffix == ".pt":
-        if runtime is not None:
+        if backend is not None:
             raise UsageError(
-                f"--backend {runtime}: {name} is a checkpoint, which torch runs; it is bundles that have runtimes"
+                f"--backend {backend}: {name} is a checkpoint, which torch runs; it is bundles that have runtimes"
             )
         return _checkpoint(name, path)
     if path.name != name and not path.exists():
@@ -77,11 +77,11 @@ def open_model(name: str, threads: int, runtime: Runtime | None = None) -> Model
     card = bundle.card
     trained_on = ", ".join(card.data_sets) or "unknown"
     if card.kind == "person-search":
-        searcher = Searcher(bundle, threads, runtime or "onnxruntime")
+        searcher = Searcher(bundle, threads, backend or "onnxruntime")
         return Model(name, card.kind, card.input_hw, searcher.backend, searcher, DataSet(SYNTHETIC), trained_on)
     home = DataSet(SYNTHETIC if card.kind == "detector" else MIX)
-    backend = backends.load(bundle, threads, runtime or "onnxruntime")
-    return Model(name, card.kind, card.input_hw, backend, None, home, trained_on)
+    infers = backends.load(bundle, threads, backend or "onnxruntime")
+    return Model(name, card.kind, card.input_hw, infers, None, home, trained_on)
 
 
 class _PlainToo(Served):

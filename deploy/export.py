@@ -73,11 +73,12 @@ def export(
             f"golden pictures are (n >= 2, {size_hw[0]}, {size_hw[1]}, 3) uint8, got {golden.shape} {golden.dtype}"
         )
     kind: Kind = "detector" if isinstance(module, ServedDetector) else "embedder"
-    model = to_onnx(module, size_hw)
     in_torch = TorchBackend(module)
     expected = in_torch.infer(golden)
+    # beside themselves: finite, and vectors of unit length
     if said := gate.differs(expected, expected, gate.LIMITS["fp32"]):
         raise BundleError(f"{saved}: in torch already {said}: {WENT_WRONG}")
+    model = to_onnx(module, size_hw)
     card = ModelCard(
         name=described.name,
         version=described.version,

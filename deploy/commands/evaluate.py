@@ -67,7 +67,7 @@ def evaluate(
     if video is not None:
         if len(models) > 1 or data:
             raise UsageError("--video takes one model and no --data")
-        report.data(evaluate_on_video(models[0], video, reference, people, threads, report.console))
+        report.data(evaluate_on_video(models[0], video, reference, people, threads, backend, report.console))
         return
     asked = Asked(rerank, erase, pictures, threads, backend)
     report.data(evaluate_models(models, data or [], root or [], asked, report.console))

@@ -121,16 +121,19 @@ def test_a_bundle_is_scored_in_the_runtime_that_is_asked_for(colours, market, tm
     assert "torch runs the checkpoint that a bundle was exported from" in capsys.readouterr().err  # it was really asked
 
 
-def test_an_embedder_is_compared_with_another_on_footage(colours, tmp_path):
+def test_an_embedder_is_compared_with_another_on_footage(colours, tmp_path, capsys):
     # the red square of the clip is person 1, the grey wall is person 2
     clip = write_clip(tmp_path / "clip.mp4", frames=40)
     lines = ["frame,x1,y1,x2,y2,person"]
     for frame in (0, 19, 39):
         lines += [f"{frame},{frame * 4},120,{frame * 4 + 40},180,1", f"{frame},250,190,290,240,2"]
     (tmp_path / "people.csv").write_text("\n".join(lines))
-    scores = _scores(tmp_path, colours, "--video", clip, "--reference", colours, "--people", tmp_path / "people.csv")
+    film = ("--video", clip, "--reference", colours, "--people", tmp_path / "people.csv")
+    scores = _scores(tmp_path, colours, *film)
     assert scores["clip.mp4/rank1"] == scores["clip.mp4/separation"] == 1
     assert scores[f"agreement_clip.mp4/{colours}/spearman"] == pytest.approx(1)
+    assert status_of(["evaluate", str(colours), *map(str, film), "--backend", "torch"]) == 1
+    assert "torch runs the checkpoint that a bundle was exported from" in capsys.readouterr().err  # there too
 
 
 def test_models_trained_on_one_set_are_tabled_on_others(osnet, market, tmp_path, capsys):
