@@ -67,6 +67,10 @@ def open_model(name: str, threads: int, backend: Runtime | None = None) -> Model
                 f"--backend {backend}: {name} is a checkpoint, which torch runs; it is bundles that have runtimes"
             )
         return _checkpoint(name, path)
+    if backend == "torch":
+        raise DataError(
+            f"--backend torch: torch runs the checkpoint that a bundle was exported from: score that in place of {name}"
+        )
     if path.name != name and not path.exists():
         raise DataError(
             f"{name}: not there; name a training's output folder, a checkpoint.pt, or a bundle by name or folder"

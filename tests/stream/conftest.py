@@ -7,9 +7,8 @@ import pytest
 
 from stream.settings import KafkaSettings
 
-if (
-    TYPE_CHECKING
-):  # kafka-python warns as it is imported, and pytest reads this file before it hears which warnings are known
+# kafka-python warns as it is imported, and pytest reads this file before it hears which warnings are known
+if TYPE_CHECKING:
     from stream.kafka import TopicSpec
 
 

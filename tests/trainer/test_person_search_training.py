@@ -323,9 +323,8 @@ def test_boxes_frame_their_people_in_the_batch(seed):
     task = PersonSearchTask(small.recipe(input_hw=(96, 160)), small.scenes())
     batch, boxes, _ = task._scenes(task._data, np.array([0, 1]), torch.Generator().manual_seed(seed), CPU)
     for planes, box in zip(batch.tensors, boxes, strict=True):
-        bright = (planes * torch.tensor(IMAGENET_STD)[:, None, None] + torch.tensor(IMAGENET_MEAN)[:, None, None]).amax(
-            0
-        ) > 70 / 255
+        mean, std = (torch.tensor(of)[:, None, None] for of in (IMAGENET_MEAN, IMAGENET_STD))
+        bright = (planes * std + mean).amax(0) > 70 / 255
         for x1, y1, x2, y2 in box.round().int().tolist():
             assert bright[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].all()
             assert not bright[y1:y2, max(0, x1 - 4) : x1 - 1].any()
