@@ -2,8 +2,8 @@
 
     python benchmarks/evaluate.py                    Market's size, ours and the plain loop (a minute)
     python benchmarks/evaluate.py --share 0.1        a tenth of the queries for the plain loop, its time scaled up
-    python benchmarks/evaluate.py --rerank           re-ranking at Market's size, with its memory
-    python benchmarks/evaluate.py --rerank-msmt17    its time at MSMT17's size, from a few of its chunks
+    python benchmarks/evaluate.py --rerank market    re-ranking at Market's size, whole, with its memory
+    python benchmarks/evaluate.py --rerank msmt17    the same at MSMT17's size (some minutes)
 
 Vectors are random around a centre per person, 512 values; for re-ranking close to it, so that neighbours are mutual.
 """
@@ -23,8 +23,8 @@ from trainer.metrics import F32, F64, I64, rank, similarity_rows
 
 T = TypeVar("T")
 
-MARKET, MSMT17 = (3368, 15913, 751), (11659, 82161, 3060)
-CHUNKS = 6
+SIZES = {"market": (3368, 15913, 751), "msmt17": (11659, 82161, 3060)}
+"""Queries, gallery and people, as the data sets' authors count them (a gallery of Market-1501 without its junk)."""
 
 
 def clustered(
@@ -65,23 +65,16 @@ def timed(what: str, work: Callable[[], T]) -> tuple[T, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=float, default=1.0)
-    parser.add_argument("--rerank", action="store_true")
-    parser.add_argument("--rerank-msmt17", action="store_true")
+    parser.add_argument("--rerank", choices=SIZES)
     given = parser.parse_args()
     if not 0 < given.share <= 1:
         parser.error(f"--share {given.share:g}: expected more than 0 and at most 1")
     rng = np.random.default_rng(0)
     print(f"{platform.processor() or platform.machine()}, load average {os.getloadavg()[0]:.2f}")
-    if given.rerank_msmt17:
-        extrapolate(*MSMT17, rng)
-        return
-    data = clustered(*MARKET, 1.5 if given.rerank else 8.0, rng)
     if given.rerank:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        timed("re-ranking, Market-1501's size", lambda: sum(len(rows) for rows in rerank.rerank_rows(data[0], data[3])))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"peak memory of the process {peak:.0f} MiB, {before:.0f} MiB before it began")
+        rerank_whole(given.rerank, rng)
         return
+    data = clustered(*SIZES["market"], 8.0, rng)
     ours, wall, _ = timed("ours, CMC, mAP and mINP, Market-1501's size", lambda: rank(*data))
     count = round(given.share * len(data[0]))
     q, qp, qc, *_ = data
@@ -95,36 +88,16 @@ def main() -> None:
     )
 
 
-def extrapolate(queries: int, gallery: int, people: int, rng: np.random.Generator) -> None:
-    """A few chunks of the search for neighbours and of the new distances; the encoding whole, of neighbours taken from the labels."""
-    q, qp, _, g, gp, _ = clustered(queries, gallery, people, 1.5, rng)
-    vectors, who, size = np.concatenate([q, g]), np.concatenate([qp, gp]), queries + gallery
-    rows = np.arange(CHUNKS * rerank.CHUNK)
-
-    def search() -> None:
-        for chunk in np.split(rows, CHUNKS):
-            rerank.nearest(vectors, chunk, rerank.K1)
-
-    _, wall, cpu = timed(f"neighbours of {len(rows)} of {size}", search)
-    total, total_cpu = wall * size / len(rows), cpu * size / len(rows)
-    order, first = np.argsort(who, kind="stable"), np.searchsorted(np.sort(who), who)
-    mates = order[(first[:, None] + rng.integers(0, 25, (size, rerank.K1 + 1))).clip(max=size - 1)]  # of 31 or so
-    mates[:, 0] = np.arange(size)
-    furthest = np.full(size, 2.5, np.float32)
-    encoded, wall, cpu = timed("encoding, whole", lambda: rerank.encode(vectors, mates, furthest, rerank.K1, rerank.K2))
-    total, total_cpu = total + wall, total_cpu + cpu
-    asked, listed = encoded[:queries].tocsr(), encoded[queries:].tocsc()
-
-    def compare() -> None:
-        for chunk in np.split(rows, CHUNKS):
-            _ = rerank.jaccard(asked, chunk, listed) + q[chunk] @ g.T
-
-    _, wall, cpu = timed(f"new distances of {len(rows)} of {queries} queries", compare)
-    total, total_cpu = total + wall * queries / len(rows), total_cpu + cpu * queries / len(rows)
-    print(f"re-ranking, MSMT17's size, EXTRAPOLATED {total:.0f} s, {total_cpu:.0f} s of processor")
-    print(
-        f"{encoded.nnz / size:.0f} entries per picture; peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB"
+def rerank_whole(which: str, rng: np.random.Generator) -> None:
+    """Every new distance of every query, taken as `sightline evaluate --rerank` takes them, and what of the memory is its own."""
+    query, _, _, gallery, _, _ = clustered(*SIZES[which], 1.5, rng)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rows, _, _ = timed(
+        f"re-ranking {len(query)} x {len(gallery)}",
+        lambda: sum(len(rows) for rows in rerank.rerank_rows(query, gallery)),
     )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{rows} queries; peak memory of the process {peak:.0f} MiB, {before:.0f} MiB before it began")
 
 
 if __name__ == "__main__":
