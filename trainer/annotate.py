@@ -1,6 +1,6 @@
 """Joints and part labels by torchvision's keypoint R-CNN and mask R-CNN (both trained on COCO), written as `trainer.supervision` reads them.
 
-Joints: the picture is brought to a height of 384 pixels; of the people found the one with the largest score x area is taken. A
+Joints: the picture is brought to 384 pixels on its longer side; of the people found the one with the largest score x area is taken. A
 joint's score is the logistic function of the network's own (unbounded) one: 0.5 where that is 0.
 
 Part labels are geometry, not the parsing network of MagnifierNet's paper: capsules around the bones of the visible joints, cut
@@ -13,7 +13,8 @@ stays background. A picture in which one of the networks finds nobody gets files
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from stream.errors import DataError
 from trainer import supervision
 from trainer.datasets.listing import Listed
 from trainer.supervision import KEYPOINTS, SEGMENTATION, UNKNOWN
-from trainer.weights import IMAGENET, pretrained
+from trainer.weights import download
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -42,14 +43,13 @@ F32 = NDArray[np.float32]
 Answer = dict[str, torch.Tensor]
 """What torchvision's detectors say of one picture."""
 
-HEIGHT = 384
-MAX_WIDTH = 768
+SIDE = 384
 VISIBLE = 0.3
 NETWORK: dict[str, Any] = {
     "weights": None,
     "weights_backbone": None,
-    "min_size": HEIGHT,
-    "max_size": MAX_WIDTH,
+    "min_size": SIDE,
+    "max_size": SIDE,  # torchvision would enlarge a picture until the shorter side has min_size
     "rpn_post_nms_top_n_test": 100,  # a crop shows one person: of torchvision's 1000 proposals and 100 people most is work for nothing
     "box_detections_per_img": 10,
 }
@@ -82,6 +82,9 @@ class Coverage:
 
 def load_teachers(keypoint_file: Path | None, mask_file: Path | None, device: torch.device) -> Teachers:
     """Networks with torchvision's weights (downloaded once, their hash checked), or those of files that hold their state dicts."""
+    for option, file in (("--keypoint-weights", keypoint_file), ("--mask-weights", mask_file)):
+        if file is not None and not file.is_file():
+            raise DataError(f"{option} {file}: there is no such file")
     keypoints = keypointrcnn_resnet50_fpn(**NETWORK)
     _fill(keypoints, keypoint_file, KeypointRCNN_ResNet50_FPN_Weights.COCO_V1, "--keypoint-weights")
     masks = maskrcnn_resnet50_fpn(**NETWORK)
@@ -90,24 +93,33 @@ def load_teachers(keypoint_file: Path | None, mask_file: Path | None, device: to
 
 
 def _fill(network: nn.Module, file: Path | None, published: Any, option: str) -> None:
-    if file is None:
-        try:
-            pretrained(IMAGENET, network, imagenet=published)
-        except DataError as error:
-            reason = getattr(error.__cause__, "reason", error.__cause__)
-            raise DataError(
-                f"{published.url} cannot be had ({reason}): name the file with {option}, "
-                f"or put it into {torch.hub.get_dir()}/checkpoints"
-            ) from error
-        return
-    if not file.is_file():
-        raise DataError(f"{option} {file}: there is no such file")
+    where = published.url if file is None else f"{option} {file}"
     try:
-        network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        if file is None:
+            weights = _published(published, option)
+        else:
+            weights = torch.load(file, map_location="cpu", weights_only=True)
+        network.load_state_dict(weights)  # all of them; names of 2019, which the published files have, are translated
+    except DataError:
+        raise
     except Exception as error:  # torch raises whatever a foreign file's bytes happen to break
-        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        why = textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder=" ...")
+        raise DataError(f"{where} holds no weights of {published.url} ({why})") from error
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = 0.0  # as torchvision has it for these weights: they were trained before its layers had one
+
+
+def _published(published: Any, option: str) -> Mapping[str, Any]:
+    try:
+        return download(published)
+    except DataError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        reason = getattr(error.__cause__, "reason", error.__cause__)
         raise DataError(
-            f"{option} {file} holds no weights of {published.url} ({type(error).__name__}: {first})"
+            f"{published.url} cannot be had ({reason}): name the file with {option}, "
+            f"or put it into {torch.hub.get_dir()}/checkpoints"
         ) from error
 
 
@@ -133,7 +145,7 @@ def annotate(root: Path, splits: Sequence[Listed], teachers: Teachers, report: C
             if parts_at is not None:
                 _save(parts_at, parts)
     report(len(wanted), len(wanted))
-    found = [supervision.find(root, split.source, (HEIGHT, HEIGHT)) for split in splits]
+    found = [supervision.find(root, split.source, (SIDE, SIDE)) for split in splits]
     with_joints = sum(int(np.isfinite(each.joints[:, 0, 2]).sum()) for each in found if each.joints is not None)
     return Coverage(
         len(wanted), len(todo), with_joints, sum(each.parts.covered() for each in found if each.parts is not None)
@@ -201,9 +213,9 @@ def paint_parts(joints: F32, mask: NDArray[np.bool_]) -> U8:
 
 
 def _enlarged(picture: U8) -> U8:
-    height, width = picture.shape[:2]
-    wide = min(MAX_WIDTH, max(1, round(width * HEIGHT / height)))
-    return np.asarray(cv2.resize(picture, (wide, HEIGHT), interpolation=cv2.INTER_LINEAR), np.uint8)
+    scale = SIDE / max(picture.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _largest(found: Answer) -> int | None:

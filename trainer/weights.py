@@ -73,7 +73,7 @@ def pretrained(
     if source != IMAGENET:
         found = read(Path(source))
     elif imagenet is not None:
-        found = _download(imagenet)
+        found = download(imagenet)
     else:
         raise DataError(
             f"weights = {IMAGENET!r}: torchvision has none for this network: name a file of weights with weights = PATH {REMEDY}"
@@ -117,7 +117,7 @@ def read(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _download(imagenet: Any) -> Mapping[str, Any]:
+def download(imagenet: Any) -> Mapping[str, Any]:
     """Out of torch's cache, else from the network; what arrives must have the hash in its name."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_S)  # torch's downloader sets none and would wait for ever
