@@ -2,30 +2,36 @@
 
     python benchmarks/precision.py osnet-x0.25 person-detector
     python benchmarks/precision.py runs/eprinet/checkpoint.pt --people 50 --json precision.json
+    python benchmarks/precision.py my/search
 
-A model is a bundle (name or folder, fp32) or a checkpoint.pt. Each is converted as `sightline export --precision` does, calibrated
+A model is a bundle (name or folder, fp32) or a checkpoint.pt, of a person search a bundle. Each is converted as `sightline export --precision` does, calibrated
 on drawn pictures of the training's side, and scored in ONNX Runtime on test people that no training saw: the first of those that
-`sightline evaluate` draws. Pictures per second are those of one processor core, by processor time in batches of 8, the best of some
+`sightline evaluate` draws; a person search on all its frames. Pictures per second are those of one processor core, by processor time in batches of 8 (scenes that are searched: one), the best of some
 rounds that all runtimes and precisions take in turn, so that other work on the machine counts little.
 """
 
 import argparse
 import json
 import os
+import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from rich.console import Console
 
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
-from deploy.bundle import load_bundle
-from deploy.converting import calibration_pictures
+from deploy.bundle import Bundle, load_bundle
+from deploy.converting import U8, calibration_pictures, convert_bundle
 from deploy.precision import convert
+from deploy.searcher import Searcher
 from stream.errors import SightlineError
 from stream.model import Backend, Kind, ModelCard, Precision
 from trainer import drawn, evaluate
+from trainer.datasets import load_search
+from trainer.searching import galleries, score_searcher
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 BATCH = 8
@@ -40,7 +46,7 @@ class Row:
     int8_layers: str
     scores: dict[str, float]
     cosine_mean: float
-    """To fp32, over all test pictures; of a detector's scores, NaN."""
+    """To fp32, over all test pictures, of a person search over its queries; of a detector's scores, NaN."""
     cosine_least: float
     megabytes: float
     pictures_per_s: dict[str, float] = field(default_factory=dict)
@@ -114,6 +120,8 @@ def main() -> None:
 
 def measured(name: str, people: int, scenes: int, rounds: int, openvino: bool) -> list[Row]:
     model, card = opened(name)
+    if card.kind == "person-search":
+        return searched(load_bundle(name), rounds, openvino)
     calibration = calibration_pictures(card.kind, card.input_hw, None)
     graphs = {precision: convert(model, precision, calibration) for precision in PRECISIONS}
     sessions: dict[Precision, dict[str, Backend]] = {}
@@ -146,7 +154,50 @@ def measured(name: str, people: int, scenes: int, rounds: int, openvino: bool) -
             )
         )
         print(f"{card.name} {precision}: {scores}, load average {os.getloadavg()[0]:.1f}", flush=True)
-    batch = calibration[:BATCH]
+    clock(rows, sessions, calibration[:BATCH], rounds)
+    return rows
+
+
+def searched(bundle: Bundle, rounds: int, openvino: bool) -> list[Row]:
+    """Of a person search, both of whose graphs are converted; what it finds is scored as `sightline evaluate` does."""
+    scenes = load_search("synthetic", train=False)
+    sessions: dict[Precision, dict[str, Backend]] = {}
+    rows: list[Row] = []
+    expected = np.zeros((0, 0), np.float32)
+    for precision in PRECISIONS:
+        with tempfile.TemporaryDirectory() as folder:
+            made = bundle
+            if precision != "fp32":
+                convert_bundle(str(bundle.path), Path(folder, "made"), precision, None, "", "", Console(stderr=True))
+                made = load_bundle(Path(folder, "made"))
+            model = made.model.read_bytes()
+            searcher = Searcher(made)
+            found = score_searcher(searcher, scenes)
+            searcher.close()
+        sessions[precision] = runtimes(model, made.card, openvino)
+        first = found.search[galleries(scenes)[0]][""]
+        boxes = found.found[""]
+        expected = found.vectors if precision == "fp32" else expected
+        cosines = (found.vectors * expected).sum(1)
+        scores = {"AP": boxes.average_precision, "recall": boxes.recall, "mAP": first.mean_ap, "top1": first.top[1]}
+        rows.append(
+            Row(
+                bundle.card.name,
+                precision,
+                layers(model),
+                scores,
+                float(cosines.mean()),
+                float(cosines.min()),
+                len(model) / 1e6,
+            )
+        )
+        print(f"{bundle.card.name} {precision}: {scores}, load average {os.getloadavg()[0]:.1f}", flush=True)
+    clock(rows, sessions, bundle.answers()[0][:1], rounds)
+    return rows
+
+
+def clock(rows: list[Row], sessions: dict[Precision, dict[str, Backend]], batch: U8, rounds: int) -> None:
+    """Fill in the pictures per second."""
     best: dict[tuple[int, str], float] = {}
     for _ in range(rounds + 1):  # the first warms up
         for place, row in enumerate(rows):
@@ -156,8 +207,7 @@ def measured(name: str, people: int, scenes: int, rounds: int, openvino: bool) -
                 took = time.process_time() - began
                 best[place, which] = min(best.get((place, which), np.inf), took)
     for (place, which), took in best.items():
-        rows[place].pictures_per_s[which] = BATCH / took
-    return rows
+        rows[place].pictures_per_s[which] = len(batch) / took
 
 
 def table(rows: list[Row]) -> str:
