@@ -123,7 +123,7 @@ def measured(name: str, people: int, scenes: int, rounds: int, openvino: bool) -
     if card.kind == "person-search":
         return searched(load_bundle(name), rounds, openvino)
     calibration = calibration_pictures(card.kind, card.input_hw, None)
-    graphs = {precision: convert(model, precision, calibration) for precision in PRECISIONS}
+    graphs = {precision: convert(model, precision, calibration, card=card) for precision in PRECISIONS}
     sessions: dict[Precision, dict[str, Backend]] = {}
     rows, vectors = [], {}
     for precision, graph in graphs.items():

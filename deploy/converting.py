@@ -1,7 +1,7 @@
 """A model in another precision: the graph rewritten, proved against the same golden outputs, and bundled."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from rich.console import Console
 from deploy import backends, gate, metadata, search_people
 from deploy.adopt_links import read_picture
 from deploy.adopting import check_named
-from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.backends.pixels import fit_of, scaled
 from deploy.backends.query import QueryRuntime
 from deploy.bundle import Bundle, load_bundle, write_bundle
@@ -23,7 +22,7 @@ from deploy.precision import LEAST_PICTURES, convert, convert_search
 from deploy.searcher import Searcher, golden_cosine
 from deploy.training import Bar, check_output
 from stream.errors import BundleError, DataError, UsageError
-from stream.model import Kind, ModelCard, Precision
+from stream.model import Backend, Kind, ModelCard, Precision
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -46,13 +45,22 @@ class Conversion:
 
 def proved(
     model: bytes, card: ModelCard, expected: Mapping[str, F32], golden: U8, conversion: Conversion
-) -> tuple[bytes, ModelCard, OnnxRuntimeBackend]:
-    """The graph in another precision, its card and a session of it, once it has passed the gate of that precision."""
-    model = convert(model, conversion.precision, conversion.calibration, conversion.report)
+) -> tuple[bytes, ModelCard, str]:
+    """The graph in another precision, its card and in which runtimes (all that are here) it has passed the gate of that precision."""
+    model = convert(model, conversion.precision, conversion.calibration, conversion.report, card)
     card = msgspec.structs.replace(card, precision=conversion.precision)
-    runtime = OnnxRuntimeBackend(model, card, threads=1)
-    gate.check(runtime, expected, golden)
-    return model, card, runtime
+    return model, card, _passed(model, card, lambda runtime: gate.check(runtime, expected, golden))
+
+
+def _passed(model: bytes, card: ModelCard, check: Callable[[Backend], None]) -> str:
+    try:
+        return backends.in_each(model, card, check)
+    except BundleError as error:
+        raise BundleError(f"{error}, {_refused(card.precision)}") from error
+
+
+def _refused(precision: Precision) -> str:
+    return f"in {precision}: nothing was written, {'take fp16 or keep fp32' if precision == 'int8' else 'keep fp32'}"
 
 
 def convert_bundle(
@@ -80,11 +88,10 @@ def convert_bundle(
     query = None
     with converting(card.kind, card.input_hw, precision, folder, console) as conversion:
         if card.kind == "person-search":
-            model, query = _search_graphs(bundle, conversion)
             card = msgspec.structs.replace(card, precision=precision)
+            model, query, passed = _search_graphs(bundle, card, conversion)
         else:
-            model, card, runtime = proved(bundle.model.read_bytes(), card, expected, inputs, conversion)
-            runtime.close()
+            model, card, passed = proved(bundle.model.read_bytes(), card, expected, inputs, conversion)
     card = msgspec.structs.replace(
         card,
         name=name,
@@ -103,29 +110,37 @@ def convert_bundle(
         query, _ = metadata.filled(query, card)
         written = write_bundle(output, model, card, bundle.golden(), bundle.links, sharing(model, query))
         Searcher(load_bundle(output)).close()
+    console.print(f"in {precision} it passed the gate in {passed}")
     console.print(f"{output}: {written.card.id}, {precision}, {len(model)} bytes ({bytes_before} in fp32)")
     return {"bundle": str(output), "id": written.card.id, "precision": precision, "bytes": len(model)}
 
 
-def _search_graphs(bundle: Bundle, conversion: Conversion) -> tuple[bytes, bytes]:
-    """Both graphs of a person search in another precision, once they have found and described the golden people again."""
+def _search_graphs(bundle: Bundle, card: ModelCard, conversion: Conversion) -> tuple[bytes, bytes, str]:
+    """Both graphs of a person search in another precision, and in which runtimes they have found and described the golden people again.
+
+    `card` is that of the new bundle. Given boxes are described in ONNX Runtime alone, here and wherever they are asked for.
+    """
     model = bundle.model.read_bytes()
     query = onnx.load(bundle.query).SerializeToString()  # with its weights, which lie in the other file
     model, query = convert_search(
         model, query, bundle.card, conversion.precision, conversion.calibration, conversion.report
     )
     inputs, want = bundle.answers()
-    with closing(OnnxRuntimeBackend(model, bundle.card)) as runtime:
+    limits = gate.LIMITS[card.precision]
+
+    def check(runtime: Backend) -> None:
         have = runtime.infer(inputs)
-    limits = gate.LIMITS[conversion.precision]
-    said = search_people.differ(have, want, score=limits.score, box_px=limits.box_px, cosine=limits.cosine)
-    cosine = golden_cosine(QueryRuntime(query, bundle.card), bundle)
-    if said is None and not cosine >= limits.cosine:
-        said = f"vectors of given boxes have cosine {cosine:.5f} to what is expected (at least {limits.cosine})"
-    if said is not None:
-        remedy = "take fp16 or keep fp32" if conversion.precision == "int8" else "keep fp32"
-        raise BundleError(f"{bundle.path}: {said}, in {conversion.precision}: nothing was written, {remedy}")
-    return model, query
+        if said := search_people.differ(have, want, score=limits.score, box_px=limits.box_px, cosine=limits.cosine):
+            raise BundleError(f"{bundle.path}: {said}")
+
+    passed = _passed(model, card, check)
+    cosine = golden_cosine(QueryRuntime(query, card), bundle)
+    if not cosine >= limits.cosine:
+        raise BundleError(
+            f"{bundle.path}: vectors of given boxes have cosine {cosine:.5f} to what is expected (at least {limits.cosine}), "
+            f"{_refused(card.precision)}"
+        )
+    return model, query, passed
 
 
 @contextmanager

@@ -61,11 +61,12 @@ def export(
     fit: Callable[[Backend], Links] | None = None,
     input_hw: tuple[int, int] | None = None,
     conversion: Conversion | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Bundle:
     """Write the bundle of checkpoint `saved` into `folder`; `golden` (n, H, W, 3) are pictures it answers for later.
 
     `fit` makes an embedder's link rows; without it the bundle has none, and no matcher takes it. The graph is float32 unless
-    `conversion` says otherwise. Raises `BundleError` where the graph and torch disagree, and where the network itself gives nothing sound.
+    `conversion` says otherwise. `say` hears in which runtimes it passed. Raises `BundleError` where the graph and torch disagree, and where the network itself gives nothing sound.
     """
     module, size_hw = served(checkpoint.load(saved), input_hw)
     if golden.shape[1:] != (*size_hw, 3) or golden.dtype != np.uint8 or len(golden) < 2:
@@ -97,12 +98,10 @@ def export(
         digest="0" * 64,  # write_bundle fills it in
     )
     check_defaults(card)
-    for candidate in backends.exact(model, card):
-        with closing(candidate.make()) as each:
-            gate.check(each, expected, golden, reference=in_torch.infer)
+    passed = backends.in_each(model, card, lambda each: gate.check(each, expected, golden, reference=in_torch.infer))
     if conversion is not None:  # a fault of the export is told apart from what a precision does
-        model, card, runtime = proved(model, card, expected, golden, conversion)
-        runtime.close()
+        model, card, passed = proved(model, card, expected, golden, conversion)
+    say(f"in {card.precision} it passed the gate in {passed}")
     rows = None
     if fit is not None and kind == "embedder":
         with closing(OnnxRuntimeBackend(model, card, threads=usable_cores())) as quick:  # thousands of crops

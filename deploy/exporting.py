@@ -116,7 +116,14 @@ def _one_graph(
         conversion = converting(kind, size_hw, precision, calibration, console)
     with conversion as wanted:
         return export(
-            path, output, described, golden, input_hw=size_hw, conversion=wanted, fit=partial(_link_rows, console)
+            path,
+            output,
+            described,
+            golden,
+            input_hw=size_hw,
+            conversion=wanted,
+            fit=partial(_link_rows, console),
+            say=console.print,
         )
 
 
@@ -133,7 +140,12 @@ def _person_search(
     golden, _ = letterbox(drawn.golden_pictures("scenes", GOLDEN), (size[0] or own[0], size[1] or own[1]))
     with Bar(console, "link rows") as bar:
         return export_person_search(
-            path, output, described, golden, report=lambda done: bar.at(done, "of the drawn scenes looked at")
+            path,
+            output,
+            described,
+            golden,
+            report=lambda done: bar.at(done, "of the drawn scenes looked at"),
+            say=console.print,
         )
 
 

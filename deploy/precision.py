@@ -30,11 +30,13 @@ def convert(
     precision: Precision,
     calibration: NDArray[np.uint8],
     report: Callable[[int, int], None] = silent,
+    card: ModelCard | None = None,
 ) -> bytes:
     """A float32 graph in another precision; fp32 gives it back as it is.
 
     `calibration` (n >= 64, H, W, 3) RGB uint8: pictures like those it will see, for the ranges of its values. `report` hears how
-    many of how many trials are done. Same input, same bytes. Raises `BundleError` where the graph cannot be converted.
+    many of how many trials are done. With `card`, the float32 model's, int8 is tried in every runtime here, else in ONNX Runtime
+    alone. Same input and runtimes, same bytes. Raises `BundleError` where the graph cannot be converted.
     """
     if precision == "fp32":
         return model
@@ -42,7 +44,7 @@ def convert(
     graph = Graph(model)
     fold_norms(graph)
     if precision == "int8":
-        return precision_int8.to_int8(graph, calibration, report)
+        return precision_int8.to_int8(graph, calibration, report, card)
     places = precision_half.candidates(graph)
     if not places:
         raise BundleError("no layer of this network can be fp16: keep the graph as it is")

@@ -4,19 +4,22 @@ Weights are int8 per output channel, activations int8 per tensor, both around ze
 layers bear it is measured, not assumed: `choose`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from deploy import backends
 from deploy.backends.onnxruntime import run_each
 from deploy.gate import LIMITS
 from deploy.precision_graph import Graph
 from stream.errors import BundleError
+from stream.model import ModelCard
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -99,8 +102,8 @@ def quantised(graph: Graph, places: Sequence[int], scales: Mapping[str, float]) 
     return graph.write(nodes, new.values())
 
 
-def to_int8(graph: Graph, calibration: U8, report: Report) -> bytes:
-    """The graph with as many layers in int8 as the gate bears on the calibration pictures."""
+def to_int8(graph: Graph, calibration: U8, report: Report, card: ModelCard | None = None) -> bytes:
+    """The graph with as many layers in int8 as the gate bears on the calibration pictures; of `card` see `choose`."""
     places = layers(graph)
     if not places:
         raise BundleError(
@@ -108,18 +111,37 @@ def to_int8(graph: Graph, calibration: U8, report: Report) -> bytes:
             "keep fp32"
         )
     scales = calibrated_scales(graph, places, calibration)
-    return quantised(graph, choose(graph, places, scales, calibration, report), scales)
+    return quantised(graph, choose(graph, places, scales, calibration, report, card), scales)
 
 
 def choose(
-    graph: Graph, places: Sequence[int], scales: Mapping[str, float], calibration: U8, report: Report
+    graph: Graph,
+    places: Sequence[int],
+    scales: Mapping[str, float],
+    calibration: U8,
+    report: Report,
+    card: ModelCard | None = None,
 ) -> list[int]:
-    """Those of the layers at `places` that are quantised, see `bearable`; groups are tried on the first calibration pictures alone."""
+    """Those of the layers at `places` that are quantised, see `bearable`; groups are tried on the first calibration pictures alone.
+
+    What counts for a picture is the runtime that int8 harms most, of all that are here if there is a `card`.
+    """
     expected = list(run_each(graph.opened(sorted(graph.outputs)), calibration))
 
     def harm(tried: Sequence[int], pictures: int) -> F32:
-        got = run_each(quantised(graph, tried, scales), calibration[:pictures])
-        return np.array([used(have, want) for have, want in zip(got, expected, strict=False)], np.float32)
+        model, shown = quantised(graph, tried, scales), calibration[:pictures]
+        found: list[list[float]] = []
+
+        def compare(got: Iterable[Mapping[str, F32]]) -> None:
+            found.append([used(have, want) for have, want in zip(got, expected, strict=False)])
+
+        if card is None:
+            compare(run_each(model, shown))
+        else:
+            alone = msgspec.structs.replace(card, precision="int8", max_batch=1)
+            backends.in_each(model, alone, lambda runtime: compare(runtime.infer(one[None]) for one in shown))
+        worst: F32 = np.array(found, np.float32).max(0)
+        return worst
 
     return bearable(
         places,

@@ -7,10 +7,11 @@ arithmetic of whoever was found there. So a layer is int8 in both graphs, with o
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy import search_people
+from deploy import backends, search_people
 from deploy.backends.onnxruntime import run_each
 from deploy.backends.query import QueryRuntime
 from deploy.gate import LIMITS
@@ -58,7 +59,8 @@ class Pair:
     """Both graphs of a person search, whose layers are named by their weights, and what they give in float32."""
 
     def __init__(self, finding: Graph, describing: Graph, card: ModelCard, calibration: U8) -> None:
-        self._finding, self._describing, self._card = finding, describing, card
+        self._finding, self._describing = finding, describing
+        self._card = msgspec.structs.replace(card, precision="int8")
         kept = choosing(finding)
         weights = [finding.nodes[place].input[1] for place in layers(finding) if place not in kept]
         self.candidates = list(dict.fromkeys(weights))
@@ -90,7 +92,7 @@ class Pair:
         return quantised(self._finding, found, self._scales), quantised(self._describing, described, scales)
 
     def fits(self, names: Sequence[str]) -> bool:
-        """Whether int8 in these layers stays well within the gate."""
+        """Whether int8 in these layers stays well within the gate, in every runtime here."""
         return self._used(names, len(self._scenes)) <= ALLOWED
 
     def harm(self, names: Sequence[str]) -> float:
@@ -99,12 +101,15 @@ class Pair:
 
     def _used(self, names: Sequence[str], scenes: int) -> float:
         detect, query = self.graphs(names)
-        have = answers(detect, self._scenes[:scenes])
-        found = used(have, {name: values[:scenes] for name, values in self._found.items()})
+        expected = {name: values[:scenes] for name, values in self._found.items()}
+        found: list[float] = []
+        backends.in_each(
+            detect, self._card, lambda runtime: found.append(used(runtime.infer(self._scenes[:scenes]), expected))
+        )
         want = self._described[:scenes]
         cosines = [(a * b).sum(1) for a, b in zip(self._vectors(query, scenes), want, strict=True)]
         least = min((float(each.min()) for each in cosines if len(each)), default=1.0)
-        return max(found, (1 - least) / (1 - LIMITS["int8"].cosine))
+        return max(*found, (1 - least) / (1 - LIMITS["int8"].cosine))
 
     def _vectors(self, query: bytes, scenes: int) -> list[F32]:
         """Of the people that float32 found, per scene."""

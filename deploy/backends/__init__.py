@@ -1,6 +1,7 @@
 """Runtimes that hold a model, which of them serve here, and the check that each answers as the model did when it was bundled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -21,6 +22,8 @@ from stream.model import Backend, ModelCard
 MIN_COSINE = 0.995
 SERVED = Limits(MIN_COSINE, value=np.inf, score=0.02, box_px=1.5, box_score=0.1)
 """Of fp32 and fp16; what was bundled as int8 is held to the gate's own limits, against the same float32 outputs."""
+
+NAMES: Mapping[Runtime, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +103,25 @@ def on_processor(model: Path | bytes, card: ModelCard, threads: int, backend: Ru
 
 
 def exact(model: bytes, card: ModelCard) -> list[Candidate]:
-    """Those that compute in float32 without a GPU: all of them must give what torch gives before a graph becomes a bundle."""
-    return [candidate for candidate in on_processor(model, card, 1) if candidate.precision == "fp32"]
+    """Each runtime that needs no GPU, with the card's precision and float32 beside it: all must pass the gate before a graph is bundled."""
+    found = on_processor(model, card, 1)
+    return [each for each in found if each.precision == card.precision and each.remainder in (None, "fp32")]
+
+
+def in_each(model: bytes, card: ModelCard, use: Callable[[Backend], object]) -> str:
+    """Hand the graph to `use` in each of the `exact` runtimes, one after the other; gives their names, as people write them.
+
+    Raises `BundleError` with the runtime's name where `use` raises one.
+    """
+    names = []
+    for candidate in exact(model, card):
+        names.append(NAMES[candidate.runtime])
+        with closing(candidate.make()) as runtime:
+            try:
+                use(runtime)
+            except BundleError as error:
+                raise BundleError(f"{error}, in {names[-1]}") from error
+    return " and ".join(names)
 
 
 def _wanted(runtime: Runtime, package: str, extra: str, backend: Runtime) -> bool:

@@ -1,6 +1,7 @@
 """`sightline export BUNDLE --precision ...`: the same model in another precision, or one line that says why not."""
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -9,11 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
-from deploy import backends
+from deploy import backends, gate
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
+from deploy.backends.openvino import OpenVinoBackend
 from deploy.bundle import SHIPPED, Bundle, load_bundle, write_bundle
 from deploy.cli import status_of
 from deploy.converting import calibration_pictures
+from deploy.precision import convert
 from stream.errors import BundleError, DataError
 from tests.deploy import tiny_models
 
@@ -32,10 +35,13 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_bundle_is_written_again_in_half_precision(crops: Path, tmp_path: Path) -> None:
+def test_a_bundle_is_written_again_in_half_precision(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "half"
     command = ["export", EMBEDDER, "--precision", "fp16", "--calibration", str(crops), "--output", str(output)]
     assert status_of([*command, "--json", str(tmp_path / "said.json")]) == 0
+    assert "in fp16 it passed the gate in ONNX Runtime and OpenVINO\n" in capsys.readouterr().out
     before, after = load_bundle(EMBEDDER), load_bundle(output)
     assert after.card.precision == "fp16"
     assert after.card.name == "osnet-x0.25-fp16"
@@ -48,6 +54,68 @@ def test_a_bundle_is_written_again_in_half_precision(crops: Path, tmp_path: Path
     words = {one.key: one.value for one in onnx.load(after.model).metadata_props}
     assert words["precision"] == "fp16"
     assert words["name"] == "osnet-x0.25-fp16"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_without_openvino_onnx_runtime_s_word_is_enough(
+    precision: str, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(backends, "find_spec", lambda package: None)  # as in the base install
+    _joined(tmp_path / "joined", quantised=False)
+    assert status_of(_command(tmp_path, precision, crops)) == 0
+    assert f"in {precision} it passed the gate in ONNX Runtime\n" in capsys.readouterr().out
+    monkeypatch.undo()
+    backends.load(load_bundle(tmp_path / "out")).close()
+
+
+def test_layers_that_one_runtime_gets_wrong_in_int8_are_kept(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = _joined(tmp_path / "joined", quantised=False)
+    pictures = calibration_pictures("embedder", (32, 16), crops)
+    inputs, expected = bundle.answers()
+    card = msgspec.structs.replace(bundle.card, precision="int8")
+    alone = convert(bundle.model.read_bytes(), "int8", pictures)
+    assert _int8(onnx.load_from_string(alone)) == {"second.weight", "third.weight"}
+    gate.check(OnnxRuntimeBackend(alone, card), expected, inputs)
+    with pytest.raises(BundleError, match="embedding has cosine"):
+        gate.check(OpenVinoBackend(alone, card), expected, inputs)
+    assert status_of(_command(tmp_path, "int8", crops)) == 0
+    assert "in int8 it passed the gate in ONNX Runtime and OpenVINO\n" in capsys.readouterr().out
+    assert _int8(onnx.load(tmp_path / "out" / "model.onnx")) == {"third.weight"}
+
+
+def test_what_one_runtime_gets_wrong_is_no_bundle(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The graph is of int8 already and its card does not say so: fp16 leaves that part as it is."""
+    _joined(tmp_path / "joined", quantised=True)
+    assert status_of(_command(tmp_path, "fp16", crops)) == 1
+    said = capsys.readouterr().err
+    assert re.match(
+        r"sightline: tiny-embedder: embedding has cosine 0\.\d+ to what is expected \(at least 0\.999\)", said
+    )
+    assert said.endswith(", in OpenVINO, in fp16: nothing was written, keep fp32\n")
+    assert not (tmp_path / "out").exists()
+
+
+def _joined(folder: Path, *, quantised: bool) -> Bundle:
+    """As ONNX Runtime answers."""
+    model, inputs = tiny_models.joined(quantised=quantised), tiny_models.pictures(3, (32, 16))
+    card = tiny_models.embedder_card((32, 16))
+    golden = {"inputs": inputs} | OnnxRuntimeBackend(model, card).infer(inputs)
+    return write_bundle(folder, model, card, golden, tiny_models.links())
+
+
+def _command(folder: Path, precision: str, calibration: Path) -> list[str]:
+    source, output = str(folder / "joined"), str(folder / "out")
+    return ["export", source, "--precision", precision, "--calibration", str(calibration), "--output", output]
+
+
+def _int8(model: onnx.ModelProto) -> set[str]:
+    """Weights that are int8."""
+    stored = [each.name for each in model.graph.initializer]
+    return {name.removesuffix("/int8") for name in stored if name.endswith(".weight/int8")}
 
 
 def test_pictures_of_a_folder_reach_the_network_as_the_stream_s_do(crops: Path) -> None:

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import cv2
 import onnx
 import pytest
 import torch
 
 from deploy.bundle import load_bundle
 from deploy.cli import status_of
+from tests.deploy import tiny_models
 from tests.deploy.test_bundle import write
 from trainer import checkpoint
 from trainer.checkpoint import Checkpoint
@@ -64,7 +66,20 @@ def test_a_card_names_all_that_the_weights_have_seen_and_claims_no_licence_for_o
     metadata = {one.key: one.value for one in onnx.load(tmp_path / "b" / "model.onnx").metadata_props}
     assert metadata["licence"] == licence
     said = " ".join(capsys.readouterr().out.split())
+    assert "in fp32 it passed the gate in ONNX Runtime and OpenVINO " in said
     assert (f"licence: {licence}; once you know it, say it with --licence" in said) is licence.startswith("unknown")
+
+
+def test_a_checkpoint_in_another_precision_passes_the_gate_of_that_in_every_runtime(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "scenes").mkdir()
+    for place, scene in enumerate(tiny_models.pictures(64, (64, 96))):
+        cv2.imwrite(str(tmp_path / "scenes" / f"{place}.png"), scene)
+    command = ["export", str(_saved(tmp_path, [])), "--output", str(tmp_path / "b"), *SMALL, "--precision", "fp16"]
+    assert status_of([*command, "--calibration", str(tmp_path / "scenes")]) == 0
+    assert "in fp16 it passed the gate in ONNX Runtime and OpenVINO\n" in capsys.readouterr().out
+    assert load_bundle(tmp_path / "b").card.precision == "fp16"
 
 
 @pytest.mark.parametrize(

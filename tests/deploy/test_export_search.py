@@ -124,9 +124,8 @@ def test_of_the_training_no_table_nor_queue_remains_and_each_graph_is_clean(name
     own = {each.name for each in graph.graph.initializer if each.name.startswith("network.")}
     assert {each.split(".")[1] for each in own} == kept
     others = [each for each in graph.graph.initializer if each.name not in own]
-    assert (
-        max(int(np.prod(each.dims)) for each in others) <= 4 * 4 * 6 * 9
-    )  # anchors: four sides, nine in each of 4x6 cells
+    anchors = 4 * 6 * 9  # cells, and shapes in each
+    assert max(int(np.prod(each.dims)) for each in others) <= 4 * anchors  # their sides
     onnx.checker.check_model(graph, full_check=True)
     onnx.shape_inference.infer_shapes(graph, check_type=True, strict_mode=True, data_prop=True)
     assert [(each.domain, each.version) for each in graph.opset_import] == [("", OPSET)]
@@ -254,6 +253,7 @@ def test_a_person_search_is_written_again_in_half_precision(bundle, tmp_path, ca
         cv2.imwrite(str(tmp_path / "scenes" / f"{place}.png"), scene)
     command = ["export", str(bundle.path), "--precision", "fp16", "--calibration", str(tmp_path / "scenes")]
     assert status_of([*command, "--output", str(tmp_path / "half")]) == 0
+    assert "in fp16 it passed the gate in ONNX Runtime and OpenVINO\n" in capsys.readouterr().out
     half = load_bundle(tmp_path / "half")
     assert half.card.precision == "fp16"
     assert half.model.stat().st_size < 0.6 * bundle.model.stat().st_size
