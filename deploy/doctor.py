@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
@@ -18,6 +18,7 @@ from deploy.state import keeps_state
 from detector.settings import DetectorSettings
 from ingest.settings import CameraSettings
 from ingest.synthetic.scene import parse_url
+from matcher.settings import MatcherSettings
 from reid.settings import EmbedderSettings
 from stream.cores import usable_cores
 from stream.errors import BundleError, GalleryRefused, NotAVideo, SettingsError, SightlineError
@@ -94,26 +95,31 @@ def bundles(settings: Settings | None) -> Iterator[Finding]:
     from deploy.models import detector_of, embedder_of
 
     eyes, looks = (settings.detector, settings.reid) if settings else (DetectorSettings(), EmbedderSettings())
+    sections = (eyes, settings.matcher if settings else MatcherSettings())
     compute = settings.compute if settings else compute_of(os.environ)
     real = settings is not None and any(c.kind != "synthetic" for c in settings.camera)
-    yield bundle(eyes.bundle, partial(detector_of, eyes, looks), real, compute.backend, compute.detector_checkpoint)
+    find = partial(detector_of, eyes, looks)
+    yield bundle(eyes.bundle, find, real, compute.backend, compute.detector_checkpoint, sections)
     with suppress(BundleError, SettingsError):  # said by then
         if detector_of(eyes, looks).card.kind == "person-search":
             return
-    yield bundle(looks.bundle, partial(embedder_of, eyes, looks), real, compute.backend, compute.embedder_checkpoint)
+    find = partial(embedder_of, eyes, looks)
+    yield bundle(looks.bundle, find, real, compute.backend, compute.embedder_checkpoint, sections)
 
 
 def bundle(
     name: str,
     find: "Callable[[], Bundle]",
     camera_is_real: bool,
-    runtime: Runtime = "auto",
-    checkpoint: Path | None = None,
+    runtime: Runtime,
+    checkpoint: Path | None,
+    sections: Sequence[DetectorSettings | MatcherSettings],
 ) -> Finding:
-    """One model, on the runtime that the site's workers will take."""
+    """One model, on the runtime that the site's workers will take, with the thresholds that the site's `sections` leave it."""
     from deploy.backends import choose, load
     from deploy.backends.auto import clock_for, one_call_ms
     from deploy.bundle import synthetic_only_warning
+    from deploy.thresholds import told
 
     def look() -> Finding:
         found = find()
@@ -125,7 +131,7 @@ def bundle(
         card = found.card
         said = f"{card.id}, {card.kind}, {card.input_hw[0]}x{card.input_hw[1]} (height x width), {each_ms:.1f} ms on one core in {chosen.name}"
         said += f" ({chosen.remark})" if chosen.remark else ""
-        said += "".join(f", {name} {value:g}" for name, value in sorted(card.defaults.items()))
+        said += "".join(f", {each}" for each in told(card, *sections))
         if card.embedding_size is not None and found.links is None:
             remedy = "adopt or export it again: without links.json the matcher cannot judge a similarity"
             return Finding(check=f"bundle {name}", status="failed", found=f"{said}; has no link rows", remedy=remedy)

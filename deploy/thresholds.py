@@ -43,6 +43,16 @@ def with_defaults(section: S, card: ModelCard) -> S:
     return found
 
 
+def told(card: ModelCard, *sections: DetectorSettings | MatcherSettings) -> list[str]:
+    """The card's thresholds as people read them, with what stands in a site's `sections` in their place."""
+    said = []
+    for name, value in sorted(card.defaults.items()):
+        section = next(each for each in sections if name in type(each).model_fields)
+        held = getattr(_filled(section, card), name)
+        said.append(f"{name} {value:g}" if held == value else f"{name} {held:g} (the site's; its card says {value:g})")
+    return said
+
+
 def check_defaults(card: ModelCard) -> None:
     """Raises `BundleError` where a card's defaults are no settings of what its kind does, or out of range."""
     known = OF_KIND[card.kind]

@@ -140,6 +140,17 @@ def test_models_that_will_not_do_are_said_with_the_remedy(tmp_path: Path) -> Non
     assert "without links.json the matcher cannot judge a similarity" in looks.remedy
 
 
+def test_thresholds_are_those_that_hold_for_the_site(site: Path) -> None:
+    shipped = {"SIGHTLINE_DETECTOR__BUNDLE": "person-detector", "SIGHTLINE_REID__BUNDLE": "osnet-x0.25"}
+    eyes, looks = doctor.bundles(load(site, shipped))
+    assert eyes.found.endswith(", high_score 0.45, new_score 0.65")
+    assert looks.found.endswith(", false_links 0.03")
+    stated = {"SIGHTLINE_DETECTOR__NEW_SCORE": "0.7", "SIGHTLINE_MATCHER__FALSE_LINKS": "0.01"}
+    eyes, looks = doctor.bundles(load(site, shipped | stated))
+    assert eyes.found.endswith(", high_score 0.45, new_score 0.7 (the site's; its card says 0.65)")
+    assert looks.found.endswith(", false_links 0.01 (the site's; its card says 0.03)")
+
+
 def test_a_site_whose_topics_are_not_there_yet_needs_nothing(site: Path, kafka_server: str) -> None:
     settings = load(site, {"SIGHTLINE_KAFKA__BOOTSTRAP_SERVERS": kafka_server, "SIGHTLINE_SITE__NAME": "unheard-of"})
     assert settings.kafka
@@ -204,7 +215,7 @@ def test_a_plan_looks_at_people_as_often_as_the_site_does(site: Path) -> None:
     assert often.perceive_cores - seldom.perceive_cores == pytest.approx(cameras * more * 5 / 1000)
 
 
-def test_a_plan_takes_the_quickest_turn_by_the_clock_it_is_given(site: Path) -> None:
+def test_a_plan_takes_the_quickest_turn_by_the_clock_it_is_given() -> None:
     now_s = [0.0]
 
     class Busy:
