@@ -95,7 +95,7 @@ def status_of(arguments: list[str], commands: typer.Typer | None = None) -> int:
     except typer.TyperException as error:
         from deploy.settings import plainer
 
-        _say(f'{plainer(error.format_message()).rstrip(".")}; see "{_help_command(arguments)}"')
+        _say(f'{plainer(error.format_message()).rstrip(".")}; see "{_help_command(error)}"')
         return error.exit_code
     except OSError as error:
         if error.errno not in NO_ROOM:
@@ -142,9 +142,10 @@ def _say(text: str) -> None:
     typer.echo(f"sightline: {' '.join(text.split())}", err=True)
 
 
-def _help_command(arguments: Sequence[str]) -> str:
-    verb = next((a for a in arguments if any(a in verbs for verbs in VERBS.values())), None)
-    return f"sightline {verb} --help" if verb else "sightline --help"
+def _help_command(error: typer.TyperException) -> str:
+    """Of the verb, or the verb within a verb, that was used wrongly."""
+    context: typer.Context | None = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'sightline'} --help"
 
 
 def _our_mistake(error: Exception, arguments: Sequence[str]) -> int:

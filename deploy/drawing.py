@@ -35,8 +35,11 @@ def draw_data(layout: Layout, root: Path, people: int, seed: int, workers: int, 
     fewest = 2 if layout == "market1501" else SITE_PEOPLE  # of few on a site nobody crosses two cameras
     others = max(fewest, people // 2)
     with Bar(console, "drawing") as bar:
-        write = _crops if layout == "market1501" else _scenes
-        write(root, people, others, FIRST_SEED + 1000 * seed, workers, bar.at)
+        first = FIRST_SEED + 1000 * seed
+        if layout == "market1501":
+            _crops(root, people, others, first, workers, bar.at)
+        else:
+            _scenes(root, people, others, first, bar.at)
     pictures = sum(1 for path in root.glob("*/*.jpg"))
     console.print(f"{root}: {pictures} pictures of {people} people to learn from and {others} others", markup=False)
     console.print(f"look at it: sightline data inspect {layout} {root}", markup=False)
@@ -50,9 +53,7 @@ def _crops(root: Path, people: int, others: int, seed: int, workers: int, report
     write_market(root, seed=seed, train_people=people, test_people=others, workers=workers, progress=progress)
 
 
-def _scenes(
-    root: Path, people: int, others: int, seed: int, workers: int, report: Callable[[float, str], None]
-) -> None:
+def _scenes(root: Path, people: int, others: int, seed: int, report: Callable[[float, str], None]) -> None:
     train = _sites(people, seed)
     test = _sites(others, seed + len(train))
     report(0.0, f"{len(train) + len(test)} sites")

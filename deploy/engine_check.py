@@ -34,6 +34,8 @@ TYPES: dict[int, str] = {
     TensorProto.INT4: "INT4",
     TensorProto.BOOL: "BOOL",
 }
+DOMAINS = ("", "ai.onnx")
+"""Of ONNX's own operators; the parser knows no others."""
 MAKERS = ("Cast", "CastLike", "Constant", "ConstantOfShape")
 """Their output's type counts; of all others the first input's."""
 
@@ -108,16 +110,27 @@ def read(path: Path) -> onnx.ModelProto:
         raise EngineError(f"{path}: more than {MAX_BYTES[MODEL]} bytes, which no model here has")
     try:
         model = onnx.load(path)
-        onnx.checker.check_model(onnx.shape_inference.infer_shapes(model))  # which asks for shapes that files leave out
+        # the checker asks for shapes that files leave out, and of what a foreign node gives none can be inferred
+        if not _has_foreign(model):
+            onnx.checker.check_model(onnx.shape_inference.infer_shapes(model))
         return inliner.inline_local_functions(model) if model.functions else model
     except Exception as error:  # of protobuf and of onnx, without a common base but this
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise EngineError(f"{path}: is no ONNX graph ({said[0][:200]})") from error
 
 
+def _has_foreign(model: onnx.ModelProto) -> bool:
+    """Whether a node is neither one of ONNX's own operators nor a function of the file: `check` names it."""
+    functions = {(function.domain, function.name) for function in model.functions}
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    for node in nodes:
+        nodes += (inner for graph in _subgraphs(node) for inner in graph.node)
+    return any(node.domain not in DOMAINS and (node.domain, node.op_type) not in functions for node in nodes)
+
+
 def check(model: onnx.ModelProto) -> Report:
     """Every node of a graph without local functions, those of subgraphs too."""
-    opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
+    opset = next((one.version for one in model.opset_import if one.domain in DOMAINS), 0)
     known = published()
     smallest, largest = known.opsets
     found = []
@@ -190,11 +203,14 @@ def _visit(graph: _Graph) -> Iterator[tuple[onnx.NodeProto, str]]:
     """Each node, and why it is not taken ("" where it is)."""
     for node in graph.nodes:
         yield node, _why_not(node, graph)
-        for attribute in node.attribute:
-            for inner in (
-                (attribute.g, *attribute.graphs) if attribute.type in (attribute.GRAPH, attribute.GRAPHS) else ()
-            ):
-                yield from _visit(_Graph.of(inner, graph))
+        for inner in _subgraphs(node):
+            yield from _visit(_Graph.of(inner, graph))
+
+
+def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type in (attribute.GRAPH, attribute.GRAPHS):
+            yield from (attribute.g, *attribute.graphs)
 
 
 def _why_not(node: onnx.NodeProto, graph: _Graph) -> str:
@@ -202,7 +218,7 @@ def _why_not(node: onnx.NodeProto, graph: _Graph) -> str:
 
 
 def _unknown(node: onnx.NodeProto) -> str:
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in DOMAINS:
         return f"is of the domain {node.domain}, whose operators the parser does not know"
     if node.op_type not in published().types():
         return "is not among the operators that the parser takes"

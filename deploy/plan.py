@@ -19,6 +19,7 @@ RECORD_BYTES, PERSON_BYTES, EVENT_BYTES = 160, 140, 700
 SEGMENTS_KEPT = 1.25  # Kafka removes whole segments, a quarter of the retention long
 BUSY = 0.7  # a worker that is to keep up leaves this much of its core to peaks
 ASSUMED_HW = (720, 1280)
+CROPS_PER_CALL = 8  # of the embedder, when its time is taken
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +69,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Never more than there are cameras: a camera is one partition."""
 
 
-def measure(detector: Backend, embedder: Backend, clock: Clock, batch: int = 8) -> Costs:
+def measure(detector: Backend, embedder: Backend, clock: Clock) -> Costs:
     """Time both models on this machine by `clock`, one thread each; the quickest of several turns.
 
     One that is both costs nothing per crop.
@@ -78,7 +79,7 @@ def measure(detector: Backend, embedder: Backend, clock: Clock, batch: int = 8) 
         return one_call_ms(backend, np.zeros((n, *backend.card.input_hw, 3), np.uint8), clock) / n
 
     size = embedder.card.embedding_size or 0
-    embed_ms = 0.0 if embedder is detector else milliseconds(embedder, batch)
+    embed_ms = 0.0 if embedder is detector else milliseconds(embedder, CROPS_PER_CALL)
     return Costs(detect_ms=milliseconds(detector, 1), embed_ms=embed_ms, embedding_size=size)
 
 

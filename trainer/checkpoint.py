@@ -67,12 +67,14 @@ class Checkpoint:
     """What stands in best.pt: "epoch" and "mAP" or the losses."""
     data_sets: list[str] = field(default_factory=list)
     """What the network has seen, oldest first, in the runs before this one too, as `seen` and `origin` name it."""
+    file: str = field(default="the checkpoint", compare=False)
+    """Where it was read from, for messages; not written."""
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write it whole or not at all, into a folder that is there; where the disk is full, what was there before stays."""
     new = path.with_suffix(".new")
-    content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
+    content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__ if name != "file"}
     content["recipe"] = json.dumps(checkpoint.recipe)
     if path.is_dir():
         raise TrainingError(f"{path} is a folder, and a checkpoint is a file: name one, such as {path / 'mean.pt'}")
@@ -128,7 +130,7 @@ def load(path: Path) -> Checkpoint:
             content = _from_first(content)
         elif version not in (UNTOLD, VERSION):
             raise DataError(f"{path} is a checkpoint of version {version}, this program reads up to version {VERSION}")
-        saved = Checkpoint(**content)
+        saved = Checkpoint(**content | {"file": str(path)})
     except UNREADABLE as error:
         raise _damaged(path, type(error).__name__) from error
     wrong = _wrong_field(saved)
@@ -222,19 +224,18 @@ def _from_first(content: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy weights into a network: every entry must fit."""
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], file: str, remedy: str) -> None:
+    """Copy weights into a network. Raises a `DataError` with `file`, the first layer that does not fit, and `remedy`."""
     expected = {name: value.shape for name, value in network.state_dict().items()}
-    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    for kind, names in (("lacks", missing), ("has unknown", unknown)):
-        if names:
-            raise DataError(
-                f"the checkpoint {kind} {len(names)} of the network's {len(expected)} entries, first {names[0]}: was it trained with another recipe?"
-            )
+    missing = [name for name in expected if name not in weights]
+    unknown = [name for name in weights if name not in expected]
+    if missing:
+        raise DataError(
+            f"{file}: lacks {len(missing)} of its network's {len(expected)} weights, first {missing[0]}: {remedy}"
+        )
+    if unknown:
+        raise DataError(f"{file}: holds {len(unknown)} weights that its network has not, first {unknown[0]}: {remedy}")
     for name, shape in expected.items():
         if weights[name].shape != shape:
-            raise DataError(
-                f"the checkpoint's {name} is {tuple(weights[name].shape)}, expected {tuple(shape)}: "
-                "was it trained with another recipe, or on another number of people?"
-            )
+            raise DataError(f"{file}: {name} is {tuple(weights[name].shape)}, expected {tuple(shape)}: {remedy}")
     network.load_state_dict(weights, strict=True)

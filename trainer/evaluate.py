@@ -61,23 +61,15 @@ def silent(done: int, of: int) -> None:
     """A report that says nothing."""
 
 
-def embed(
-    model: Infers,
-    crops: Crops,
-    size_hw: tuple[int, int],
-    report: Report = silent,
-    *,
-    erase_p: float = 0.0,
-    seed: int = 0,
-) -> F32:
-    """(N, D) vectors of all crops, resized as the stream does it; a share `erase_p` of them with a rectangle wiped out."""
-    return _outputs(model, crops, size_hw, report, erase_p, seed)["embedding"]
+def embed(model: Infers, crops: Crops, size_hw: tuple[int, int]) -> F32:
+    """(N, D) vectors of all crops, resized as the stream does it."""
+    return _outputs(model, crops, size_hw, silent, 0.0, 0)["embedding"]
 
 
 def _outputs(
     model: Infers, crops: Crops, size_hw: tuple[int, int], report: Report, erase_p: float, seed: int
 ) -> dict[str, F32]:
-    """All that a model gives, by name; see `embed`."""
+    """All that a model gives, by name, of crops of which a share `erase_p` has a rectangle wiped out."""
     parts = []
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, len(crops.images), CHUNK):

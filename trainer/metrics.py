@@ -213,12 +213,12 @@ class BoxScore:
 
     average_precision: float
     recall: float
-    """At the asked score threshold, as is precision."""
+    """At the score `SURE`, as is precision."""
     precision: float
     people: int
 
 
-def score_boxes(pictures: Sequence[Detected], *, threshold: float = SURE) -> BoxScore:
+def score_boxes(pictures: Sequence[Detected]) -> BoxScore:
     """Average precision (area under the envelope of precision over recall) at IoU 0.5, and both at one score.
 
     In each picture detections are matched in order of score, each to the free truth it overlaps most; one that matches only an
@@ -251,7 +251,7 @@ def score_boxes(pictures: Sequence[Detected], *, threshold: float = SURE) -> Box
     precision = found / np.arange(1, len(hits) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     steps = np.diff(recall, prepend=0.0)
-    kept = int((np.asarray(scores) >= threshold).sum())
+    kept = int((np.asarray(scores) >= SURE).sum())
     return BoxScore(
         average_precision=float((envelope * steps).sum()),
         recall=float(recall[kept - 1]) if kept else 0.0,

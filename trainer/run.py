@@ -208,8 +208,9 @@ class Run:
 
     def _restore(self, saved: Checkpoint) -> None:
         check_same(self.path, saved, self.recipe)
-        checkpoint.load_weights(self.task.network, saved.network)
-        checkpoint.load_weights(self.task.head, saved.head)
+        remedy = "it is of another number of people or of another Sightline: name another --output and begin with its weights (--start)"
+        checkpoint.load_weights(self.task.network, saved.network, saved.file, remedy)
+        checkpoint.load_weights(self.task.head, saved.head, saved.file, remedy)
         self.task.sampler.restore(saved.sampler)
         if self.task.sampler.state() != saved.sampler:
             raise UsageError(

@@ -21,9 +21,9 @@ def warm_steps(
     return steps(rate * rise, epoch, milestones, gamma)
 
 
-def strong_baseline(rate: float, epoch: float, milestones: Sequence[float] = (40, 70), gamma: float = 0.1) -> float:
+def strong_baseline(rate: float, epoch: float, milestones: Sequence[float]) -> float:
     """Ten epochs from a hundredth of the rate, then steps (H. Luo et al., Bag of Tricks, CVPRW 2019, section 3.1)."""
-    return warm_steps(rate, epoch, warmup=10, start=0.01, milestones=milestones, gamma=gamma)
+    return warm_steps(rate, epoch, warmup=10, start=0.01, milestones=milestones)
 
 
 def cosine(rate: float, progress: float, warmup: float = 0.0) -> float:

@@ -160,12 +160,12 @@ class RankedBox:
 
 
 def ranked_boxes(
-    vectors: F32, found: Sequence[Found], galleries: Iterable[Gallery], rule: Rule = STANDARD, count: int = 10
+    vectors: F32, found: Sequence[Found], galleries: Iterable[Gallery], count: int = 10
 ) -> list[list[RankedBox]]:
     """Each query's first boxes, best first, judged as `score_search` does."""
     boxes = _Boxes(found, MIN_SCORE)
     lists = []
-    for items, similarity, right, _ in _listed(vectors, boxes, galleries, rule):
+    for items, similarity, right, _ in _listed(vectors, boxes, galleries, STANDARD):
         order = np.argsort(-similarity, kind="stable")[:count]
         lists.append(
             [

@@ -18,6 +18,8 @@ from trainer.checkpoint import Checkpoint
 from trainer.methods import detector, method_module
 from trainer.settings import Recipe, make_recipe
 
+NOT_ITS_RECIPES = "this is not the network of its own recipe: the file was changed, or another Sightline wrote it: train again, or use that one"
+"""Of weights that do not fit the network which the recipe beside them describes."""
 MAX_BATCH = 64
 """Pictures that `TorchBackend` takes at a time."""
 
@@ -85,9 +87,9 @@ def kind_of(method: str) -> Kind:
 
 def network_of(saved: Checkpoint) -> tuple[nn.Module, Recipe]:
     """The inference network of a checkpoint of any method, in eval mode, and its recipe."""
-    recipe = make_recipe(saved.recipe, "the checkpoint's recipe")
+    recipe = make_recipe(saved.recipe, f"the recipe in {saved.file}")
     network: nn.Module = method_module(recipe.method).embedder(recipe)
-    checkpoint.load_weights(network, saved.network)
+    checkpoint.load_weights(network, saved.network, saved.file, NOT_ITS_RECIPES)
     return network.eval(), recipe
 
 

@@ -96,10 +96,11 @@ def _data(recipe: Recipe, workers: int, report: ShardReport) -> tuple[Crops | Sc
 
 def _begin(task: Task, begun: Checkpoint) -> str:
     """Give a task the weights of another run; its head too, where it tells the same number of people apart."""
-    load_weights(task.network, begun.network)
+    remedy = "begin with a checkpoint of this recipe's network, or leave start out"
+    load_weights(task.network, begun.network, begun.file, remedy)
     task.seen = [*task.seen, *begun.data_sets]
     have = {name: value.shape for name, value in task.head.state_dict().items()}
     fits = have == {name: value.shape for name, value in begun.head.items()}
     if fits:
-        load_weights(task.head, begun.head)
+        task.head.load_state_dict(begun.head)
     return f"network{' and head' if fits else '; the head is new, for it tells other people apart'}"

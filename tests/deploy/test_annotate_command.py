@@ -336,9 +336,7 @@ def test_a_picture_that_cannot_be_read_is_one_line_and_the_others_are_not_lost(a
 
 
 @pytest.mark.parametrize("option", ["--keypoint-weights", "--mask-weights"])
-def test_weights_of_the_other_network_are_one_line_that_names_option_and_file(
-    option, annotated, weights, tmp_path, capsys
-):
+def test_weights_of_the_other_network_are_one_line_that_names_option_and_file(option, annotated, weights, capsys):
     same = weights.masks if option == "--keypoint-weights" else weights.keypoints
     assert status_of(command(annotated.root, *weights.options(), option, str(same))) == 1
     said = capsys.readouterr().err

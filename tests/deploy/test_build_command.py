@@ -102,6 +102,23 @@ def test_check_lists_such_nodes_without_a_gpu(tmp_path: Path, capsys: pytest.Cap
     assert "all taken" in capsys.readouterr().out
 
 
+def test_check_names_an_operator_of_a_foreign_domain_whose_shapes_nobody_declared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load_from_string(tiny_models.embedder())
+    first = model.graph.node[0]
+    pixels, first.output[0] = first.output[0], "cast"
+    model.graph.node.insert(1, helper.make_node("Mosaic", ["cast"], [pixels], domain="com.example", name="planted"))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    path = tmp_path / "foreign.onnx"
+    onnx.save(model, path)
+    assert status_of(["build", str(path), "--check"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "not taken Mosaic planted: is of the domain com.example, whose operators the parser does not know" in said
+    assert "1 not taken by the parser's published list" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [

@@ -62,7 +62,15 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         pytest.param(
             ["plan", "x.toml", "--people", "inf"], ["--people': expected at most 1000;"], id="no finite number"
         ),
-        pytest.param(["plann"], ["plann", "plan"], id="misspelt verb"),
+        pytest.param(["plann"], ["plann", "plan", 'see "sightline --help"'], id="misspelt verb"),
+        pytest.param(
+            ["bench", "models", "--batch", "0"],
+            ["--batch': expected at least 1;", 'see "sightline bench models --help"'],
+            id="verb within a verb",
+        ),
+        pytest.param(
+            ["bench", "--scenes", "0"], ["--scenes", 'see "sightline bench --help"'], id="verb that has verbs"
+        ),
         pytest.param(
             ["adopt", "x.onnx", "--name", "x", "--preset", "yolo"],
             ["--preset': 'yolo' is not one of"],
@@ -267,20 +275,20 @@ print(sorted(set({heavy!r}) & set(sys.modules)), file=sys.stderr)
     assert done.stderr == "[]\n"
 
 
-def test_a_reader_that_goes_away_early_is_no_error(tmp_path: Path) -> None:
+def test_a_reader_that_goes_away_early_is_no_error() -> None:
     command = f"{sys.executable} -c 'from deploy.cli import main; main()' --help | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
 
 
-def test_neither_is_one_of_data(tmp_path: Path) -> None:
+def test_neither_is_one_of_data() -> None:
     script = "from deploy.output import Output, STDOUT; Output(STDOUT).data([0] * 100_000)"
     command = f"set -o pipefail; {sys.executable} -c '{script}' | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_data_is_utf_8_wherever_it_goes(tmp_path: Path) -> None:
+def test_data_is_utf_8_wherever_it_goes() -> None:
     script = "from deploy.output import Output, STDOUT; Output(STDOUT).data('détecteur')"
     done = subprocess.run(
         [sys.executable, "-c", script],

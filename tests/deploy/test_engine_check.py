@@ -60,7 +60,7 @@ def test_an_adopted_detector_and_embedder_are_taken(assets: Path) -> None:
         assert check(read(assets / name)).unsupported == ()
 
 
-def test_a_shape_that_is_asked_of_the_pixels_is_asked_of_their_cast(tmp_path: Path) -> None:
+def test_a_shape_that_is_asked_of_the_pixels_is_asked_of_their_cast() -> None:
     shipped = load_bundle(SHIPPED / "osnet-x0.25")
     as_it_is = check(read(shipped.model))
     assert [one.operator for one in as_it_is.unsupported] == ["Shape"]

@@ -52,7 +52,15 @@ def _saved(folder: Path, weights: float = 1.0, **recipe: object) -> Path:
             id="unknown method",
         ),
         pytest.param({"widht": 1.0}, "unknown key widht: did you mean width?", id="unknown key"),
-        pytest.param({"width": 0.5}, "was it trained with another recipe", id="weights of another recipe"),
+        pytest.param(
+            {"width": 0.5},
+            "run.pt: conv1.conv.weight is (16, 3, 7, 7), expected (32, 3, 7, 7): this is not the network of its own recipe: the "
+            "file was changed, or another Sightline wrote it: train again, or use that one",
+            id="layers of other sizes",
+        ),
+        pytest.param(
+            {"depths": (2,)}, "run.pt: lacks 84 of its network's 205 weights, first ", id="layers that are missing"
+        ),
     ],
 )
 def test_a_checkpoint_that_nothing_here_can_serve_is_refused_in_one_line(

@@ -74,7 +74,7 @@ def test_events_that_cannot_be_written_any_more_end_the_run_with_the_number(site
     assert last_line(full) == f"sightline: {said}"
 
 
-def test_an_event_behind_a_line_that_was_cut_short_has_a_line_of_its_own(site: Path, tmp_path: Path) -> None:
+def test_an_event_behind_a_line_that_was_cut_short_has_a_line_of_its_own(tmp_path: Path) -> None:
     events = tmp_path / "events.jsonl"
     for before, kept in ((b'{"schema":"1.0","ty', 1), (b"{}\n", 1), (b"", 0)):
         events.write_bytes(before)
@@ -154,7 +154,7 @@ def test_a_live_site_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
     assert (tmp_path / "xdg_state_home" / "sightline" / "live" / "site.key").stat().st_mode & 0o77 == 0
 
 
-def test_two_runs_of_one_site_do_not_share_a_state_folder(site: Path, tmp_path: Path) -> None:
+def test_two_runs_of_one_site_do_not_share_a_state_folder(tmp_path: Path) -> None:
     write_bundles(tmp_path)
     live = tmp_path / "site.toml"
     with http_server(MjpegCamera) as address:

@@ -112,6 +112,12 @@ def test_a_checkpoint_begins_another_run(market, tmp_path, capsys):
     third = (*OSNET, "--epochs", "1", "--start", start)
     assert _train(market, tmp_path / "third", *third, "--max-minutes", "0") == 0
     assert "network and head" in capsys.readouterr().out
+    capsys.readouterr()
+    wide = (*OSNET, "--set", "width=0.5", "--epochs", "1", "--start", start)
+    assert _train(market, tmp_path / "wide", *wide) == 1
+    said = capsys.readouterr().err
+    assert f"{start}: conv1.conv.weight is (16, 3, 7, 7), expected (32, 3, 7, 7): begin with a checkpoint of" in said
+    assert said.count("\n") == 1
     (tmp_path / "first" / "run" / "checkpoint.pt").unlink()
     assert _train(market, tmp_path / "third", *third) == 0
     assert "network and head" not in capsys.readouterr().out

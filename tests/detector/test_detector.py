@@ -192,7 +192,7 @@ def test_files_are_never_shed(detector: Detector) -> None:
     assert statuses(run(detector, *items)) == ["ok"] * 5
 
 
-def test_no_frame_is_inferred_that_grew_old_while_others_were(detector: Detector) -> None:
+def test_no_frame_is_inferred_that_grew_old_while_others_were() -> None:
     now = iter(np.arange(NOW_S, NOW_S + 100, 0.12))
     slow = Detector(ReferenceDetector(), DetectorSettings(max_batch=2, lag_s=60), clock=lambda: float(next(now)))
     found = statuses(run(slow, *(frame(0, picture(), camera=f"c{k}", clock="rtcp") for k in range(6))))

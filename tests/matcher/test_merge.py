@@ -290,7 +290,7 @@ def test_a_site_of_files_says_whom_it_waits_for(caplog):
     assert "waits for frames, or the end, of b" in caplog.text
 
 
-def test_partitions_may_have_any_numbers(caplog):
+def test_partitions_may_have_any_numbers():
     merger = merge("ab")
     for n, ms in enumerate((0, 200)):
         merger.push(Record(frame("a", ms).message, 7, n), 0)

@@ -168,7 +168,7 @@ def test_what_is_paused_or_resumed_elsewhere_is_not_its_business(gallery):
     assert outbox.position() == {0: 2}
 
 
-def test_a_camera_whose_clock_is_ahead_takes_nothing_off_the_time_to_delivery(gallery):
+def test_a_camera_whose_clock_is_ahead_takes_nothing_off_the_time_to_delivery():
     total = REGISTRY.get_sample_value("sightline_capture_to_event_seconds_sum")
     observe_latency(event(100 * SECOND), 99.0)
     assert REGISTRY.get_sample_value("sightline_capture_to_event_seconds_sum") == total

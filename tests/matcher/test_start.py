@@ -107,9 +107,7 @@ def test_a_topic_that_was_made_anew_stops_the_matcher_with_the_remedy(site, tmp_
     play(begin(gallery(made), anew, site, skip_lost=True))
 
 
-def test_a_camera_taken_out_of_the_site_file_does_not_keep_the_matcher_from_going_on(
-    site, kafka_server, tmp_path, caplog
-):
+def test_a_camera_taken_out_of_the_site_file_does_not_keep_the_matcher_from_going_on(site, kafka_server, caplog):
     settings = KafkaSettings(bootstrap_servers=kafka_server)
     spec = TopicSpec(f"sim-{secrets.token_hex(4)}.embeddings", 4, 600)
     ensure_topics(settings, [spec])

@@ -260,6 +260,45 @@ def test_closing_while_the_broker_hangs_is_bounded_and_counts_what_is_lost(broke
     assert (sent(camera), dropped(camera)) == (1, 5)
 
 
+def test_closing_does_not_wait_for_a_broker_that_is_known_to_be_away(broker, settings, spec):
+    patient = settings.model_copy(update={"delivery_timeout_s": 10.0})
+    sink = KafkaSink(patient, spec, lambda _: 0)
+    sink.send([frame(0)])
+    sink.flush()
+    broker.kill()
+    try:
+        sink.send([frame(1)])
+        wait_for(lambda: sink._away, "the first delivery fails")
+        failed, started = DELIVERIES_FAILED.labels(spec.name)._value.get(), time.monotonic()
+        sink.close()
+        assert time.monotonic() - started < patient.delivery_timeout_s
+    finally:
+        broker.start()
+    assert DELIVERIES_FAILED.labels(spec.name)._value.get() == failed + 1, "what is lost is counted"
+
+
+def test_a_reader_closes_at_once_when_the_broker_is_gone_and_what_it_could_not_commit_is_read_again(
+    broker, settings, spec
+):
+    with contextlib.closing(KafkaSink(settings, spec, lambda _: 0)) as sink:
+        sink.send([frame(0)])
+        sink.flush()
+    source = KafkaSource(settings, spec.name, f"{spec.name}-g", FRAMES)
+    batch = next(batch for batch in source.batches() if batch)
+    broker.kill()
+    try:
+        source.commit(batch)
+        started = time.monotonic()
+        source.close()
+        source.close()
+        assert time.monotonic() - started < 2.0, "neither a commit nor a farewell is waited for"
+    finally:
+        broker.start()
+    with contextlib.closing(KafkaSource(settings, spec.name, f"{spec.name}-g", FRAMES)) as source:
+        again = next(batch for batch in source.batches() if batch)
+    assert [record.message.sequence for record in again] == [0]
+
+
 def test_a_reader_goes_on_after_the_broker_came_back(broker, settings, spec):
     ensure_topics(settings, [spec])
     got: list[int] = []

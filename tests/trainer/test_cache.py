@@ -27,7 +27,7 @@ def _drawn(shards, key=1, reports=None):
     return drawn("test", draw, shards, key={"key": key}, workers=1, report=report)
 
 
-def test_what_is_there_is_not_drawn_again_and_what_lacks_is(tmp_path):
+def test_what_is_there_is_not_drawn_again_and_what_lacks_is():
     reports = []
     first = _drawn(2, reports=reports)
     assert [part.tolist() for part in first["labels"]] == [[0, 10], [1, 11]]
@@ -40,7 +40,7 @@ def test_what_is_there_is_not_drawn_again_and_what_lacks_is(tmp_path):
     assert reports == []
 
 
-def test_another_key_is_drawn_anew(tmp_path):
+def test_another_key_is_drawn_anew():
     reports = []
     _drawn(1, key=1)
     _drawn(1, key=2, reports=reports)

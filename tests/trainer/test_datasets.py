@@ -302,7 +302,7 @@ def test_every_recipe_names_a_data_set_that_is_known(recipe):
     assert not keys.get("sites") or keys["method"] == "detector" or name == MIX
 
 
-def test_sites_are_refused_where_none_are_drawn(tmp_path):
+def test_sites_are_refused_where_none_are_drawn():
     with pytest.raises(UsageError, match="synthetic-mix alone draws sites"):
         load_reid("synthetic", sites=2)
 

@@ -185,9 +185,9 @@ def test_average_precision_is_the_one_worked_by_hand():
     # by score: right, wrong, right of three people: precision 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3
     pictures = [
         _picture([A, FAR], [0.9, 0.7], [A], [True]),
-        _picture([B], [0.6], [B, FAR], [True, True]),
+        _picture([B], [0.3], [B, FAR], [True, True]),
     ]
-    score = score_boxes(pictures, threshold=0.65)
+    score = score_boxes(pictures)
     assert score.average_precision == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
     assert score.recall == pytest.approx(1 / 3)
     assert score.precision == pytest.approx(1 / 2)

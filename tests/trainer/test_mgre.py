@@ -318,7 +318,7 @@ def test_without_joint_optimisation_the_joints_say_where_regions_are():
     assert moved[3] == 0
 
 
-def test_without_joint_optimisation_pictures_are_scored_with_their_joints_and_nothing_is_exported(tmp_path):
+def test_without_joint_optimisation_pictures_are_scored_with_their_joints_and_nothing_is_exported():
     task = _task(regions="joints")
     crops = _crops()
     saved = checkpoint.Checkpoint(task.recipe.model_dump(mode="json"), 0.0, 0, task.network.state_dict())
@@ -338,7 +338,7 @@ def test_without_joint_optimisation_pictures_are_scored_with_their_joints_and_no
 def test_a_trained_network_is_served_without_its_head():
     task = _task()
     alone = mgre.embedder(task.recipe)
-    checkpoint.load_weights(alone, task.network.state_dict())
+    alone.load_state_dict(task.network.state_dict())
     x = torch.randn(2, 3, 64, 32)
     assert torch.equal(alone.eval()(x), task.network.eval()(x))
 

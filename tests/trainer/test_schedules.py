@@ -7,7 +7,7 @@ E = (0, 1, 9, 10, 39, 40, 69, 70)
 
 def test_the_strong_baseline_follows_its_table():
     expected = (3.5e-6, 3.815e-5, 3.1535e-4, 3.5e-4, 3.5e-4, 3.5e-5, 3.5e-5, 3.5e-6)
-    assert [schedules.strong_baseline(3.5e-4, e) for e in E] == pytest.approx(expected)
+    assert [schedules.strong_baseline(3.5e-4, e, (40, 70)) for e in E] == pytest.approx(expected)
 
 
 def test_a_rise_from_a_tenth_over_twenty_epochs_follows_its_table():
@@ -26,7 +26,10 @@ def test_osnets_steps_follow_their_table():
 
 
 def test_milestones_and_factor_can_be_others():
-    rates = [schedules.strong_baseline(3.5e-4, e, (120, 150, 180, 210), 0.3) for e in (119, 120, 150, 210)]
+    def rate(epoch):
+        return schedules.warm_steps(3.5e-4, epoch, warmup=10, start=0.01, milestones=(120, 150, 180, 210), gamma=0.3)
+
+    rates = [rate(e) for e in (119, 120, 150, 210)]
     assert rates == pytest.approx([3.5e-4, 1.05e-4, 3.15e-5, 2.835e-6])
 
 
