@@ -268,10 +268,14 @@ def _searcher(model: Searches, data: DataSet, asked: Asked, prefix: str, cores: 
         console.print(f"{data.label}: {note}", style="dim", markup=False)
     with _progress(console, f"searching {data.label}", "frames and queries") as report:
         score = score_searcher(model, found, report)
-    console.print(f"{data.label}: {len(found.queries.frames)} queries, {len(found.test.xyxy)} frames", markup=False)
     by_name: dict[str, SearchScore] = {
         f"{gallery}{ending}": one for gallery, by_rule in score.search.items() for ending, one in by_rule.items()
     }
+    left_out = by_name[galleries(found)[0]].left_out
+    console.print(
+        f"{data.label}: {len(found.queries.frames)} queries ({left_out} without an answer left out), {len(found.test.xyxy)} frames",
+        markup=False,
+    )
     print_searches(console, {f"detection{ending}": one for ending, one in score.found.items()}, by_name)
     first = galleries(found)[0]
     if asked.pictures is not None:

@@ -98,7 +98,10 @@ def draw(
         int, typer.Option(min=2, max=10_000, help="Whom to learn from; half as many others are searched for.")
     ] = 60,
     seed: Annotated[int, typer.Option(min=0, help="Another seed: other people, clothes and cameras.")] = 0,
-    threads: Threads = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processor cores that draw crops; scenes are drawn on one.", show_default="all"),
+    ] = None,
     json: JsonPath = None,
 ) -> None:
     """Draw people and write them as files in a data set's layout, crops with joints and body parts: for any tool that reads it.

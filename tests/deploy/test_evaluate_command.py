@@ -219,7 +219,7 @@ def test_a_person_search_is_scored_by_every_protocol(prw, tmp_path, capsys):
             assert 0 <= scores[f"prw/{gallery}{rule}/mAP"] <= 1
     assert 0 <= scores["prw/original/mAP"] <= 1
     said = capsys.readouterr().out
-    assert "2 queries, 4 frames" in said
+    assert "2 queries (0 without an answer left out), 4 frames" in said
     assert "cross_cam_iou75" in said
     assert (tmp_path / "pictures" / "ranked-prw.png").is_file()
 

@@ -329,7 +329,6 @@ def test_the_table_tells_the_published_counts(name, keys, counts):
     assert tuple(known.published[key] for key in keys) == counts
 
 
-def test_every_set_has_a_layout_to_show():
-    assert all(each.layout for each in (*REID.values(), *SEARCH.values()))
+def test_pictures_and_junk_of_market_are_what_papers_count():
     market = REID["market1501"].published
     assert market["gallery pictures"] + market["junk pictures"] == 19_732  # what papers that count the junk print

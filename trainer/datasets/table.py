@@ -1,4 +1,4 @@
-"""The data sets by name: how each is read, its layout and the counts that its authors publish."""
+"""The data sets by name: how each is read, and the counts that its authors publish; docs/data.md shows the layouts."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,6 @@ class ReidSet:
     """A set of crops. `published` counts what `trainer.datasets.inspect.counts` counts, under the same names."""
 
     title: str
-    layout: str
     read: Callable[[Path], Listing]
     published: Mapping[str, int] = field(default_factory=dict)
     warning: str = ""
@@ -31,18 +30,15 @@ class SearchSet:
     """A set of scenes."""
 
     title: str
-    layout: str
     read: Callable[[Path], SearchListing]
     published: Mapping[str, int] = field(default_factory=dict)
 
 
 CUHK03: tuple[tuple[Boxes, int, int], ...] = (("labeled", 7368, 5328), ("detected", 7365, 5332))
-MARKET_FOLDERS = "bounding_box_train, query, bounding_box_test"
 
 REID: dict[str, ReidSet] = {
     "market1501": ReidSet(
         "Market-1501",
-        f"Market-1501-v15.09.15/{{{MARKET_FOLDERS}}}/0002_c1s1_000451_03.jpg",
         partial(read_market, folders=["Market-1501-v15.09.15", "market1501", "Market-1501"], title="Market-1501"),
         {
             "train people": 751,
@@ -57,7 +53,6 @@ REID: dict[str, ReidSet] = {
     ),
     "duke": ReidSet(
         "DukeMTMC-reID",
-        f"DukeMTMC-reID/{{{MARKET_FOLDERS}}}/0001_c2_f0046182.jpg",
         partial(read_market, folders=["DukeMTMC-reID", "dukemtmc-reid/DukeMTMC-reID"], title="DukeMTMC-reID"),
         {
             "train people": 702,
@@ -73,8 +68,6 @@ REID: dict[str, ReidSet] = {
     **{
         f"cuhk03-{boxes}": ReidSet(
             f"CUHK03-NP {boxes}",
-            f"cuhk03-np/{boxes}/{{{MARKET_FOLDERS}}}/0001_c1_1.png, or cuhk-03.mat with "
-            f"cuhk03_new_protocol_config_{boxes}.mat",
             partial(read_cuhk03, boxes=boxes),
             {
                 "train people": 767,
@@ -90,7 +83,6 @@ REID: dict[str, ReidSet] = {
     **{
         name: ReidSet(
             f"MSMT17, {what}",
-            "MSMT17_V1/{train, test} or MSMT17_V2/{mask_train_v2, mask_test_v2}, list_{train, val, query, gallery}.txt",
             partial(read_msmt17, with_val=with_val),
             {
                 "train people": 1041,
@@ -107,15 +99,14 @@ REID: dict[str, ReidSet] = {
         )
     },
     "folder": ReidSet(
-        "a folder of folders", "{train, test}/identity/camera_*.jpg, or identity/camera_*.jpg", read_folder
+        "a folder of folders",
+        read_folder,
     ),
 }
 
 SEARCH: dict[str, SearchSet] = {
     "prw": SearchSet(
         "PRW",
-        "PRW-v16.04.20/{frames/c1s1_000151.jpg, annotations/c1s1_000151.jpg.mat, frame_train.mat, frame_test.mat, "
-        "query_info.txt}",
         read_prw,
         {
             "train frames": 5704,
@@ -130,7 +121,6 @@ SEARCH: dict[str, SearchSet] = {
     ),
     "cuhk-sysu": SearchSet(
         "CUHK-SYSU",
-        "{Image/SSM/*.jpg, annotation/{Images, Person, pool}.mat, annotation/test/train_test/{Train, TestG50, ...}.mat}",
         read_cuhk_sysu,
         {
             "train frames": 11206,
