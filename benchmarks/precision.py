@@ -4,10 +4,11 @@
     python benchmarks/precision.py runs/eprinet/checkpoint.pt --people 50 --json precision.json
     python benchmarks/precision.py my/search
 
-A model is a bundle (name or folder, fp32) or a checkpoint.pt, of a person search a bundle. Each is converted as `sightline export --precision` does, calibrated
-on drawn pictures of the training's side, and scored in ONNX Runtime on test people that no training saw: the first of those that
-`sightline evaluate` draws; a person search on all its frames. Pictures per second are those of one processor core, by processor time in batches of 8 (scenes that are searched: one), the best of some
-rounds that all runtimes and precisions take in turn, so that other work on the machine counts little.
+A model is a bundle (name or folder, fp32) or a checkpoint.pt, of a person search a bundle. Each is converted as `sightline export
+--precision` does, calibrated on drawn pictures of the training's side, and scored in ONNX Runtime on test people that no training saw: the
+first of those that `sightline evaluate` draws, of a person search the frames that go with a training on `--people`. Pictures per second are
+those of one processor core, by processor time in batches of 8 (a person search takes one scene), the best of some rounds that all
+runtimes and precisions take in turn, so that other work on the machine counts little.
 """
 
 import argparse
@@ -121,7 +122,7 @@ def main() -> None:
 def measured(name: str, people: int, scenes: int, rounds: int, openvino: bool) -> list[Row]:
     model, card = opened(name)
     if card.kind == "person-search":
-        return searched(load_bundle(name), rounds, openvino)
+        return searched(load_bundle(name), people, rounds, openvino)
     calibration = calibration_pictures(card.kind, card.input_hw, None)
     graphs = {precision: convert(model, precision, calibration, card=card) for precision in PRECISIONS}
     sessions: dict[Precision, dict[str, Backend]] = {}
@@ -158,9 +159,9 @@ def measured(name: str, people: int, scenes: int, rounds: int, openvino: bool) -
     return rows
 
 
-def searched(bundle: Bundle, rounds: int, openvino: bool) -> list[Row]:
+def searched(bundle: Bundle, people: int, rounds: int, openvino: bool) -> list[Row]:
     """Of a person search, both of whose graphs are converted; what it finds is scored as `sightline evaluate` does."""
-    scenes = load_search("synthetic", train=False)
+    scenes = load_search("synthetic", people=people, train=False)
     sessions: dict[Precision, dict[str, Backend]] = {}
     rows: list[Row] = []
     expected = np.zeros((0, 0), np.float32)
