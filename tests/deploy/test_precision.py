@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +15,7 @@ from deploy.precision_half import HALF
 from stream.errors import BundleError, UsageError
 from stream.model import ModelCard
 
+ROOT = Path(__file__).parents[2]
 SIZE_HW = (32, 16)
 
 
@@ -285,6 +290,24 @@ def _scaled(tensor, factor, place):
     values = numpy_helper.to_array(tensor).copy()
     values[place] *= factor
     return numpy_helper.from_array(values, tensor.name)
+
+
+def test_calibration_keeps_samples_of_a_large_picture_s_values_not_all_of_them():
+    """64 pictures whose one value has 8 MiB are half a gigabyte."""
+    program = """
+import resource
+from deploy import precision
+from tests.deploy import test_precision as here
+
+here.SIZE_HW = (256, 128)
+model, pictures = here._Tiny().conv("first", 64).conv("second", 8).conv("third", 8).done(), here._pictures(size_hw=here.SIZE_HW)
+precision.convert(model, "fp16", pictures)  # what the runtime itself wants
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+precision.convert(model, "int8", pictures)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 256
 
 
 def test_too_few_calibration_pictures_are_refused():
