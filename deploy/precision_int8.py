@@ -211,7 +211,8 @@ def _calibrated(graph: Graph, names: Sequence[str], calibration: U8) -> dict[str
         for name, values in seen.items():
             flat = values.ravel()
             largest[name] = max(largest[name], float(np.abs(flat).max(initial=0.0)))
-            samples[name].append(flat[:: max(1, len(flat) // SAMPLES)].copy())  # a view would keep all of them: gigabytes
+            # a view would keep all of them: gigabytes
+            samples[name].append(flat[:: max(1, len(flat) // SAMPLES)].copy())
     return {name: Values(largest[name], np.concatenate(samples[name])) for name in names}
 
 
