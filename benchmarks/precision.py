@@ -28,7 +28,7 @@ from deploy.bundle import Bundle, load_bundle
 from deploy.converting import U8, calibration_pictures, convert_bundle
 from deploy.precision import convert
 from deploy.searcher import Searcher
-from stream.errors import SightlineError
+from stream.errors import BundleError, SightlineError
 from stream.model import Backend, Kind, ModelCard, Precision
 from trainer import drawn, evaluate
 from trainer.datasets import load_search
@@ -169,7 +169,13 @@ def searched(bundle: Bundle, people: int, rounds: int, openvino: bool) -> list[R
         with tempfile.TemporaryDirectory() as folder:
             made = bundle
             if precision != "fp32":
-                convert_bundle(str(bundle.path), Path(folder, "made"), precision, None, "", "", Console(stderr=True))
+                try:
+                    convert_bundle(
+                        str(bundle.path), Path(folder, "made"), precision, None, "", "", Console(stderr=True)
+                    )
+                except BundleError as error:
+                    print(f"{bundle.card.name} {precision} has no row: {error}", flush=True)
+                    continue
                 made = load_bundle(Path(folder, "made"))
             model = made.model.read_bytes()
             searcher = Searcher(made)
