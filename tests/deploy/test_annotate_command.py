@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
@@ -177,6 +178,7 @@ def offline(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name in ("https_proxy", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies it was made with, for whoever asks next
 
 
 def command(root, *more):
