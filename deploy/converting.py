@@ -19,6 +19,7 @@ from deploy.backends.pixels import fit_of, scaled
 from deploy.backends.query import QueryRuntime
 from deploy.bundle import Bundle, load_bundle, write_bundle
 from deploy.precision import LEAST_PICTURES, convert, convert_search
+from deploy.precision_int8 import Report
 from deploy.searcher import Searcher, golden_cosine
 from deploy.training import Bar, check_output
 from stream.errors import BundleError, DataError, UsageError
@@ -39,8 +40,7 @@ class Conversion:
     """fp16 or int8."""
     calibration: U8
     """(n, H, W, 3), for `deploy.precision.convert`."""
-    report: Callable[[int, int], None]
-    """Hears how many of how many trials are done."""
+    report: Report
 
 
 def proved(
@@ -150,7 +150,7 @@ def converting(
     """A conversion that shows how far it is; its pictures are those in `folder`, else drawn ones."""
     calibration = calibration_pictures(kind, size_hw, folder)
     with Bar(console, f"converting to {precision}") as bar:
-        yield Conversion(precision, calibration, lambda done, of: bar.at(done / of, f"{done} of {of} trials"))
+        yield Conversion(precision, calibration, lambda done, of, what: bar.at(done / of, f"{done} of {of} {what}"))
 
 
 def calibration_pictures(kind: Kind, size_hw: tuple[int, int], folder: Path | None) -> U8:

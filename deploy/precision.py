@@ -6,14 +6,13 @@ int8   Q/DQ pairs before the learned layers that bear it, all else fp32 (`precis
 TensorRT 10 and 11 take such graphs as strongly typed networks; ONNX Runtime and OpenVINO read the same file.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy import precision_half, precision_int8, precision_search
 from deploy.backends.onnxruntime import run_each
 from deploy.precision_graph import Graph, fold_norms
+from deploy.precision_int8 import PICTURES_SEEN, Report
 from stream.errors import BundleError, UsageError
 from stream.model import ModelCard, Precision
 
@@ -21,7 +20,7 @@ LEAST_PICTURES = 64
 """For the ranges of values: fewer miss some."""
 
 
-def silent(done: int, of: int) -> None:
+def silent(done: int, of: int, what: str) -> None:
     """A report that says nothing."""
 
 
@@ -29,13 +28,13 @@ def convert(
     model: bytes,
     precision: Precision,
     calibration: NDArray[np.uint8],
-    report: Callable[[int, int], None] = silent,
+    report: Report = silent,
     card: ModelCard | None = None,
 ) -> bytes:
     """A float32 graph in another precision; fp32 gives it back as it is.
 
     `calibration` (n >= 64, H, W, 3) RGB uint8: pictures like those it will see, for the ranges of its values. `report` hears how
-    many of how many trials are done. With `card`, the float32 model's, int8 is tried in every runtime here, else in ONNX Runtime
+    many of how many pictures or trials are done. With `card`, the float32 model's, int8 is tried in every runtime here, else in ONNX Runtime
     alone. Same input and runtimes, same bytes. Raises `BundleError` where the graph cannot be converted.
     """
     if precision == "fp32":
@@ -52,10 +51,10 @@ def convert(
     names = {name for node in nodes for name in (*node.input, *node.output) if name and name not in graph.constants}
     largest = dict.fromkeys(sorted(filter(graph.is_float, names)), 0.0)
     for done, seen in enumerate(run_each(graph.opened(list(largest)), calibration)):
-        report(done, len(calibration))
+        report(done, len(calibration), PICTURES_SEEN)
         for name, values in seen.items():
             largest[name] = max(largest[name], float(np.abs(values).max(initial=0.0)))
-    report(len(calibration), len(calibration))
+    report(len(calibration), len(calibration), PICTURES_SEEN)
     return precision_half.to_half(graph, places, largest)
 
 
@@ -65,7 +64,7 @@ def convert_search(
     card: ModelCard,
     precision: Precision,
     calibration: NDArray[np.uint8],
-    report: Callable[[int, int], None] = silent,
+    report: Report = silent,
 ) -> tuple[bytes, bytes]:
     """Both graphs of a person search, `query` with its own weights, in another precision; `card` is that of the float32 bundle.
 

@@ -23,9 +23,13 @@ from stream.model import ModelCard
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
-Report = Callable[[int, int], None]
+Report = Callable[[int, int, str], None]
+"""Hears how many of how many things are done, and what they are."""
 Layer = TypeVar("Layer")
 """How a layer is named: its place in a graph, or its weights."""
+
+PICTURES_SEEN = "calibration pictures seen"
+TRIALS = "trials of which layers bear it"
 
 LEAST_WORK = 1e-3
 """Layers with a smaller share of the graph's multiplications stay fp32: there is nothing to win (gates on pooled vectors)."""
@@ -110,7 +114,7 @@ def to_int8(graph: Graph, calibration: U8, report: Report, card: ModelCard | Non
             "no layer of this network can be int8 (the first and the last keep fp32, and others' weights must be constants): use fp16 or "
             "keep fp32"
         )
-    scales = calibrated_scales(graph, places, calibration)
+    scales = calibrated_scales(graph, places, calibration, report)
     return quantised(graph, choose(graph, places, scales, calibration, report, card), scales)
 
 
@@ -163,11 +167,11 @@ def bearable(
     groups = [[layers[place] for place in part] for part in parts]
     trials = 1 + len(groups) + len(groups).bit_length()
     if fits(list(layers)):
-        report(trials, trials)
+        report(trials, trials, TRIALS)
         return list(layers)
     harms = []
     for done, group in enumerate(groups):
-        report(1 + done, trials)
+        report(1 + done, trials, TRIALS)
         harms.append(harm(group))
     order = np.argsort(harms, kind="stable")
 
@@ -176,12 +180,12 @@ def bearable(
 
     few, many = 0, len(groups)  # few groups are fine, many are not
     while many - few > 1:
-        report(trials - (many - few).bit_length() + 1, trials)
+        report(trials - (many - few).bit_length() + 1, trials, TRIALS)
         middle = (few + many) // 2
         few, many = (middle, many) if fits(least(middle)) else (few, middle)
     if few == 0:
         raise BundleError("no layer of this network can be int8 within the gate's limits: use fp16 or keep fp32")
-    report(trials, trials)
+    report(trials, trials, TRIALS)
     return least(few)
 
 
@@ -197,17 +201,18 @@ def used(have: Mapping[str, F32], want: Mapping[str, F32]) -> float:
     return max(score / limits.score, box / limits.box_px)
 
 
-def calibrated_scales(graph: Graph, places: Sequence[int], calibration: U8) -> dict[str, float]:
+def calibrated_scales(graph: Graph, places: Sequence[int], calibration: U8, report: Report) -> dict[str, float]:
     """The step of int8 for each value that the layers at `places` take, by its name."""
     names = sorted({graph.nodes[place].input[0] for place in places})
-    return {name: _scale(seen) for name, seen in _calibrated(graph, names, calibration).items()}
+    return {name: _scale(seen) for name, seen in _calibrated(graph, names, calibration, report).items()}
 
 
-def _calibrated(graph: Graph, names: Sequence[str], calibration: U8) -> dict[str, Values]:
+def _calibrated(graph: Graph, names: Sequence[str], calibration: U8, report: Report) -> dict[str, Values]:
     """Magnitude and samples of values over all calibration pictures."""
     largest = dict.fromkeys(names, 0.0)
     samples: dict[str, list[F32]] = {name: [] for name in names}
-    for seen in run_each(graph.opened(names), calibration):
+    for done, seen in enumerate(run_each(graph.opened(names), calibration)):
+        report(1 + done, len(calibration), PICTURES_SEEN)
         for name, values in seen.items():
             flat = values.ravel()
             largest[name] = max(largest[name], float(np.abs(flat).max(initial=0.0)))

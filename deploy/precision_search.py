@@ -48,7 +48,7 @@ def to_int8(detect: bytes, query: bytes, card: ModelCard, calibration: U8, repor
     finding, describing = Graph(detect), Graph(query)
     fold_norms(finding)
     fold_norms(describing)
-    pair = Pair(finding, describing, card, calibration)
+    pair = Pair(finding, describing, card, calibration, report)
     if not pair.candidates:
         raise BundleError("no layer of this network can be int8: use fp16 or keep fp32")
     chosen = bearable(pair.candidates, pair.fits, pair.harm, report)
@@ -58,14 +58,14 @@ def to_int8(detect: bytes, query: bytes, card: ModelCard, calibration: U8, repor
 class Pair:
     """Both graphs of a person search, whose layers are named by their weights, and what they give in float32."""
 
-    def __init__(self, finding: Graph, describing: Graph, card: ModelCard, calibration: U8) -> None:
+    def __init__(self, finding: Graph, describing: Graph, card: ModelCard, calibration: U8, report: Report) -> None:
         self._finding, self._describing = finding, describing
         self._card = msgspec.structs.replace(card, precision="int8")
         kept = choosing(finding)
         weights = [finding.nodes[place].input[1] for place in layers(finding) if place not in kept]
         self.candidates = list(dict.fromkeys(weights))
         """Weights of the layers that may be quantised, in the graph's order: not those that choose between regions or move boxes."""
-        self._scales = calibrated_scales(finding, self._places(finding, self.candidates), calibration)
+        self._scales = calibrated_scales(finding, self._places(finding, self.candidates), calibration, report)
         self._scenes = calibration[:: max(1, len(calibration) // TRIAL_SCENES)][:TRIAL_SCENES]
         self._found = answers(finding.opened(sorted(finding.outputs)), self._scenes)
         scores = self._found["scores"]

@@ -65,7 +65,10 @@ class OpenVinoBackend:
                 with signal_stack.kept():
                     self._requests[size] = core.compile_model(graph, "CPU", options).create_infer_request()
             except RuntimeError as error:  # the only class it has
-                raise BundleError(f"{self._where}: OpenVINO cannot load it ({_reason(error)})") from error
+                raise BundleError(
+                    f"{self._where}: OpenVINO cannot load it ({_reason(error)}): take backend onnxruntime; an export asks OpenVINO no "
+                    "more once it is not installed (pip uninstall openvino)"
+                ) from error
         self._keep_equal_sizes()
 
     @property

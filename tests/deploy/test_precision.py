@@ -278,12 +278,16 @@ def test_a_layer_that_int8_would_ruin_is_found_and_kept():
     chain.constants["third.weight"].CopyFrom(_scaled(chain.constants["third.weight"], 1e3, (0,)))
     chain.constants["fourth.weight"].CopyFrom(_scaled(chain.constants["fourth.weight"], 1e-3, (slice(None), 0)))
     trials = []
-    converted = precision.convert(chain.done(), "int8", _pictures(), lambda done, of: trials.append((done, of)))
+    converted = precision.convert(chain.done(), "int8", _pictures(), lambda *told: trials.append(told))
     left = {node.input[1] for node in onnx.load_model_from_string(converted).graph.node if node.op_type == "Conv"}
     assert "fourth.weight" in left
     assert {"second.weight/dequantized", "third.weight/dequantized", "fifth.weight/dequantized"} <= left
-    assert [done for done, _ in trials] == sorted(done for done, _ in trials)
-    assert trials[-1][0] == trials[-1][1]
+    pictures = len(_pictures())
+    assert trials[:pictures] == [(1 + done, pictures, "calibration pictures seen") for done in range(pictures)]
+    tried = [done for done, _, _ in trials[pictures:]]
+    assert tried == sorted(tried)
+    assert tried[-1] == trials[-1][1]
+    assert trials[-1][2] == "trials of which layers bear it"
 
 
 def _scaled(tensor, factor, place):
