@@ -12,7 +12,7 @@ import argparse
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -80,7 +80,7 @@ class WithoutLast(SearchDetect):
         return torch.arange(len(boxes)), counts
 
 
-def of_detector(scenes: list[U8]) -> dict[str, Callable[[int], Boxes]]:
+def of_detector(scenes: Sequence[U8]) -> dict[str, Callable[[int], Boxes]]:
     """Ways to the boxes of scene i of the shipped detector."""
     bundle, settings = load_bundle("person-detector"), DetectorSettings()
     low, overlap = settings.low_score, settings.nms_iou
@@ -105,7 +105,7 @@ def of_detector(scenes: list[U8]) -> dict[str, Callable[[int], Boxes]]:
     return ways
 
 
-def of_search(saved: Path, scenes: list[U8]) -> dict[str, Callable[[int], Boxes]]:
+def of_search(saved: Path, scenes: Sequence[U8]) -> dict[str, Callable[[int], Boxes]]:
     """Ways to the boxes of scene i of a person search, of any score."""
     network, recipe = network_of(checkpoint.load(saved))
     if not isinstance(network, PersonSearch):

@@ -1,6 +1,7 @@
 """What `sightline export` does: golden pictures, scores and words for the card around `deploy.export`."""
 
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,9 @@ GOLDEN = 4
 DRAWN = "synthetic: drawn people of ingest.synthetic"
 """What a card says in place of the names of drawn data sets."""
 
+UNKNOWN = "unknown"
+"""How a licence begins that nobody has named."""
+
 Size = tuple[int | None, int | None]
 """Height and width that were asked for."""
 
@@ -59,19 +63,17 @@ def export_checkpoint(
     saved = checkpoint.load(path)
     recipe = make_recipe(saved.recipe, f"{path} was trained with another Sightline, which can export it")
     check_output(output)
-    real = [each for each in saved.data_sets if each not in (SYNTHETIC, MIX)]
-    drawn_too = [DRAWN] if len(real) < len(saved.data_sets) else []
-    if real and not licence:
-        licence = f"unknown: see the terms of {', '.join(real)}"
-        console.print(f"licence: {licence}; once you know it, say it with --licence")
+    data_sets, terms = seen_on_card(saved.data_sets, licence)
+    if terms.startswith(UNKNOWN) and not licence:
+        console.print(f"licence: {terms}; once you know it, say it with --licence")
     described = Described(
         name=name,
         version=version,
         source=source,
-        data_sets=(*drawn_too, *real),
+        data_sets=data_sets,
         scores=card_scores(score_files),
-        synthetic_only=not real,
-        licence=licence or "Apache-2.0",
+        synthetic_only=data_sets == (DRAWN,),
+        licence=terms,
         defaults=card_defaults(thresholds),
     )
     if isinstance(recipe, PersonSearchRecipe):
@@ -86,6 +88,15 @@ def export_checkpoint(
     card = bundle.card
     console.print(f"{output}: {card.id}, {card.kind} of {card.input_hw[0]}x{card.input_hw[1]} (height x width)")
     return {"bundle": str(output), "id": card.id, "input_hw": card.input_hw, "scores": card.scores}
+
+
+def seen_on_card(data_sets: Sequence[str], licence: str) -> tuple[tuple[str, ...], str]:
+    """What a card says that the weights have seen, given the names in a checkpoint, and its licence, given what was asked for ("": none)."""
+    real = [each for each in data_sets if each not in (SYNTHETIC, MIX)]
+    if not real:
+        return (DRAWN,), licence or "Apache-2.0"
+    drawn_too = [DRAWN] if len(real) < len(data_sets) else []
+    return (*drawn_too, *real), licence or f"{UNKNOWN}: see the terms of {', '.join(real)}"
 
 
 def _one_graph(

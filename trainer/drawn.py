@@ -6,7 +6,7 @@ far from the small seeds that demos use.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -76,9 +76,10 @@ def test_crops(workers: int, report: ShardReport) -> dict[str, Crops]:
     }
 
 
-def golden_pictures(kind: str, count: int) -> list[U8]:
-    """A few unseen crops, or scenes with somebody in them, for a bundle's golden set."""
-    return _some(kind, count, TEST + 100)
+@cache
+def golden_pictures(kind: str, count: int) -> tuple[U8, ...]:
+    """A few unseen crops, or scenes with somebody in them, for a bundle's golden set: drawn once per process."""
+    return tuple(_some(kind, count, TEST + 100))
 
 
 def training_pictures(kind: str, count: int) -> list[U8]:

@@ -9,6 +9,7 @@ import torch
 
 from deploy.bundle import load_bundle
 from deploy.cli import status_of
+from deploy.exporting import seen_on_card
 from tests.deploy import tiny_models
 from tests.deploy.test_bundle import write
 from trainer import checkpoint
@@ -29,27 +30,38 @@ def _saved(folder: Path, data_sets: list[str]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("data_sets", "words", "on_card", "licence"),
+    ("data_sets", "asked", "on_card", "licence"),
     [
-        pytest.param(["synthetic"], [], (DRAWN,), "Apache-2.0", id="drawn"),
-        pytest.param(["synthetic-mix", "synthetic"], [], (DRAWN,), "Apache-2.0", id="drawn, then drawn"),
-        pytest.param([], [], (DRAWN,), "Apache-2.0", id="of before data sets were told"),
-        pytest.param(["synthetic"], ["--licence", "MIT"], (DRAWN,), "MIT", id="drawn, with a licence"),
+        pytest.param(["synthetic"], "", (DRAWN,), "Apache-2.0", id="drawn"),
+        pytest.param(["synthetic-mix", "synthetic"], "", (DRAWN,), "Apache-2.0", id="drawn, then drawn"),
+        pytest.param(["synthetic"], "MIT", (DRAWN,), "MIT", id="drawn, with a licence"),
         pytest.param(
-            ["market1501", "synthetic"], [], (DRAWN, "market1501"), "unknown: see the terms of market1501",
+            ["market1501", "synthetic"], "", (DRAWN, "market1501"), "unknown: see the terms of market1501",
             id="real, then drawn",
         ),
         pytest.param(
-            ["imagenet (weights of torchvision)", "market1501"], ["--licence", "CC-BY-NC-4.0"],
+            ["imagenet (weights of torchvision)", "market1501"], "CC-BY-NC-4.0",
             ("imagenet (weights of torchvision)", "market1501"), "CC-BY-NC-4.0", id="real, with a licence",
         ),
+    ],
+)  # fmt: skip
+def test_all_that_the_weights_have_seen_is_named_and_no_licence_claimed_for_others_pictures(
+    data_sets: list[str], asked: str, on_card: tuple[str, ...], licence: str
+) -> None:
+    assert seen_on_card(data_sets, asked) == (on_card, licence)
+
+
+@pytest.mark.parametrize(
+    ("data_sets", "words", "on_card", "licence"),
+    [
+        pytest.param([], ["--licence", "MIT"], (DRAWN,), "MIT", id="of before data sets were told, with a licence"),
         pytest.param(
             ["unknown (weights x.pth)", "synthetic"], [], (DRAWN, "unknown (weights x.pth)"),
             "unknown: see the terms of unknown (weights x.pth)", id="somebody's weights, then drawn",
         ),
     ],
 )  # fmt: skip
-def test_a_card_names_all_that_the_weights_have_seen_and_claims_no_licence_for_others_pictures(
+def test_what_a_checkpoint_has_seen_stands_on_the_card_and_in_the_graph(
     data_sets: list[str],
     words: list[str],
     on_card: tuple[str, ...],
