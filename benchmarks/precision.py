@@ -67,13 +67,14 @@ def opened(name: str) -> tuple[bytes, ModelCard]:
     saved = checkpoint.load(Path(name))
     module, size_hw = served(saved)
     kind: Kind = "detector" if isinstance(module, ServedDetector) else "embedder"
+    model = to_onnx(module, size_hw)  # before torch takes the network to a GPU
     out = TorchBackend(module).infer(np.zeros((1, *size_hw, 3), np.uint8))
     card = ModelCard(
         name=str(saved.recipe["method"]), version="1", kind=kind, input_hw=size_hw, max_batch=MAX_BATCH[kind], digest="0" * 64,
         outputs={one: values.shape[1:] for one, values in out.items()}, synthetic_only=True, licence="Apache-2.0",
         embedding_size=out["embedding"].shape[1] if "embedding" in out else None,
     )  # fmt: skip
-    return to_onnx(module, size_hw), card
+    return model, card
 
 
 def runtimes(model: bytes, card: ModelCard, openvino: bool) -> dict[str, Backend]:

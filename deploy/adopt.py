@@ -127,7 +127,7 @@ def adopt(
         defaults=dict(defaults or {}),
         digest="",
     )
-    check_defaults(card)
+    check_defaults(card.name, card.kind, card.defaults)
     model, notes = _rewritten(theirs, layout, recipe, card, taken, open_batch=False)
     alone = _answers(model, card, pictures, where)
     _check_values(alone, layout, returned, where)

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference
 from deploy.bundle import OLDEST_OPSET
 from deploy.precision_graph import LAYERS, lift_constants
 from stream.errors import AdoptError
-from stream.model import Precision
+from stream.model import MAX_SIDE_PX, MIN_SIDE_PX, Precision
 
 Colour = Literal["rgb", "bgr"]
 BoxFormat = Literal["yolox-grid", "cxcywh", "xyxy"]
@@ -122,8 +122,8 @@ def layout_of(model: onnx.ModelProto, where: str, input_hw: tuple[int, int] | No
         h, w = input_hw
     if h is None or w is None:
         raise AdoptError(f"{takes}; the size is open: give it with --input-hw HEIGHTxWIDTH")
-    if not (8 <= h <= 4096 and 8 <= w <= 4096):
-        raise AdoptError(f"{takes}, expected sides of 8 to 4096 pixels")
+    if not (MIN_SIDE_PX <= h <= MAX_SIDE_PX and MIN_SIDE_PX <= w <= MAX_SIDE_PX):
+        raise AdoptError(f"{takes}, expected sides of {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels")
     if shape[0] not in (None, 1):
         raise AdoptError(f"{takes}: a fixed batch of {shape[0]}; export it with a batch of 1 or an open one")
     element = value.type.tensor_type.elem_type

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from deploy.diagnose import damage
 from deploy.thresholds import check_defaults
 from stream.errors import BundleError
-from stream.model import CARD_VERSION, Kind, Links, ModelCard
+from stream.model import CARD_VERSION, MAX_SIDE_PX, MIN_SIDE_PX, Kind, Links, ModelCard
 
 SHIPPED = Path(__file__).parent / "bundles"
 MODEL, CARD, GOLDEN, LINKS, QUERY = "model.onnx", "card.json", "golden.npz", "links.json", "query.onnx"
@@ -243,9 +243,11 @@ def _card(path: Path, data: bytes) -> ModelCard:
             f"{path / CARD}: a graph of opset {card.opset}, at least {OLDEST_OPSET} is read; export the model again"
         )
     for size in card.input_hw:
-        if not 8 <= size <= 4096:
-            raise BundleError(f"{path / CARD}: input_hw is {card.input_hw}, each side must be 8 to 4096 pixels")
-    check_defaults(card)
+        if not MIN_SIDE_PX <= size <= MAX_SIDE_PX:
+            raise BundleError(
+                f"{path / CARD}: input_hw is {card.input_hw}, each side must be {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels"
+            )
+    check_defaults(card.name, card.kind, card.defaults)
     return card
 
 

@@ -74,12 +74,13 @@ def export(
             f"golden pictures are (n >= 2, {size_hw[0]}, {size_hw[1]}, 3) uint8, got {golden.shape} {golden.dtype}"
         )
     kind: Kind = "detector" if isinstance(module, ServedDetector) else "embedder"
+    check_defaults(described.name, kind, described.defaults)
+    model = to_onnx(module, size_hw)  # before torch takes the network to a GPU
     in_torch = TorchBackend(module)
     expected = in_torch.infer(golden)
     # beside themselves: finite, and vectors of unit length
     if said := gate.differs(expected, expected, gate.LIMITS["fp32"]):
         raise BundleError(f"{saved}: in torch already {said}: {WENT_WRONG}")
-    model = to_onnx(module, size_hw)
     card = ModelCard(
         name=described.name,
         version=described.version,
@@ -97,7 +98,6 @@ def export(
         source=described.source,
         digest="0" * 64,  # write_bundle fills it in
     )
-    check_defaults(card)
     passed = backends.in_each(model, card, lambda each: gate.check(each, expected, golden, reference=in_torch.infer))
     if conversion is not None:  # a fault of the export is told apart from what a precision does
         model, card, passed = proved(model, card, expected, golden, conversion)

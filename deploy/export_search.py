@@ -150,13 +150,14 @@ def export_person_search(
     network, recipe = network_of(checkpoint.load(saved))
     if not isinstance(network, PersonSearch):
         raise UsageError(f"{saved} is of {recipe.method}, not of person search")
+    check_defaults(described.name, "person-search", described.defaults)
     size_hw = (golden.shape[1], golden.shape[2])
-    model, query = to_graphs(network, size_hw)
     boxes = _query_boxes(len(golden), size_hw)
     expected, described_boxes = in_torch(network, size_hw, golden, boxes)
     for name, values in {**expected, QUERY_EMBEDDING: described_boxes}.items():
         if not np.isfinite(values).all():
             raise BundleError(f"{saved}: in torch already {name} is not finite: {WENT_WRONG}")
+    model, query = to_graphs(network, size_hw)
     card = ModelCard(
         name=described.name,
         version=described.version,
@@ -173,7 +174,6 @@ def export_person_search(
         source=described.source,
         digest="0" * 64,  # write_bundle fills it in
     )
-    check_defaults(card)
     asked = QueryRuntime(query, card, torch.get_num_threads())
     passed = backends.in_each(
         model, card, lambda detect: check(detect, asked, golden, expected, boxes, described_boxes)

@@ -20,11 +20,12 @@ from deploy.thresholds import card_defaults
 from deploy.training import Bar, check_output
 from detector.letterbox import letterbox
 from stream.errors import DataError, UsageError
-from stream.model import Backend, Kind, Links, Precision
+from stream.model import MAX_SIDE_PX, Backend, Kind, Links, Precision
 from trainer import checkpoint, drawn
 from trainer.checkpoint import Checkpoint
 from trainer.datasets.table import MIX, SYNTHETIC
 from trainer.methods.person_search import PersonSearchRecipe
+from trainer.scene_batch import STRIDE as SIDES
 from trainer.serving import ServedDetector, served
 from trainer.settings import make_recipe
 
@@ -117,9 +118,7 @@ def _one_graph(
             raise UsageError(
                 "--height and --width are for what takes whole pictures: an embedder is served at the size it was trained at"
             )
-        size_hw = (size[0] or size_hw[0], size[1] or size_hw[1])
-        if size_hw[0] % 32 or size_hw[1] % 32:
-            raise UsageError(f"the input is {size_hw[0]}x{size_hw[1]}, expected multiples of 32")
+        size_hw = _asked(size, size_hw)
     pictures = drawn.golden_pictures("scenes" if is_detector else "crops", GOLDEN)
     golden = scaled(pictures, size_hw, fit_of(kind))
     conversion: AbstractContextManager[Conversion | None] = nullcontext()
@@ -138,6 +137,14 @@ def _one_graph(
         )
 
 
+def _asked(size: Size, own_hw: tuple[int, int]) -> tuple[int, int]:
+    """The input size of whole pictures: `size`, and its own where that says nothing."""
+    height, width = size[0] or own_hw[0], size[1] or own_hw[1]
+    if height % SIDES or width % SIDES or not (0 < height <= MAX_SIDE_PX and 0 < width <= MAX_SIDE_PX):
+        raise UsageError(f"the input is {height}x{width}, expected multiples of {SIDES} up to {MAX_SIDE_PX}")
+    return height, width
+
+
 def _link_rows(console: Console, backend: Backend) -> Links:
     """On drawn people: some thousand crops to embed, which takes minutes where the network is large."""
     with Bar(console, "link rows") as bar:
@@ -147,8 +154,7 @@ def _link_rows(console: Console, backend: Backend) -> Links:
 def _person_search(
     path: Path, recipe: PersonSearchRecipe, output: Path, described: Described, size: Size, console: Console
 ) -> Bundle:
-    own = served_hw(recipe)
-    golden, _ = letterbox(drawn.golden_pictures("scenes", GOLDEN), (size[0] or own[0], size[1] or own[1]))
+    golden, _ = letterbox(drawn.golden_pictures("scenes", GOLDEN), _asked(size, served_hw(recipe)))
     with Bar(console, "link rows") as bar:
         return export_person_search(
             path,

@@ -1,7 +1,7 @@
 """The gate: a runtime gives what a model is known to give, or it is not used.
 
-Every picture alone, in a batch of three and in the largest batch: alone it must give what is expected (what torch gave, or a
-bundle's golden outputs), and among others what it gives alone. `diagnose` then says what a failure looks like.
+Every picture alone, in a batch of three and in the largest batch, filled up with others: alone it must give what is expected (what
+torch gave, or a bundle's golden outputs), and among others what it gives alone. `diagnose` then says what a failure looks like.
 """
 
 from collections.abc import Callable, Mapping
@@ -72,7 +72,9 @@ def check(
     card = backend.card
     arithmetic = precision or card.precision
     limits = limits_of(arithmetic, card.min_cosine)
-    alone = answers_alone(backend, expected, golden)
+    pictures = several(golden, max(len(golden), card.max_batch))
+    own = answers_alone(backend, expected, pictures)
+    alone = {name: values[: len(golden)] for name, values in own.items()}
     if said := differs(alone, expected, limits):
 
         def close(have: Mapping[str, F32], want: Mapping[str, F32]) -> bool:
@@ -83,13 +85,23 @@ def check(
     # whatever the precision: rounding only
     among = limits_of("fp32" if arithmetic == "fp32" else "fp16", card.min_cosine)
     for size in sorted({min(ODD, card.max_batch), card.max_batch} - {1}):
-        places = np.arange(size) % len(golden)
-        together = backend.infer(golden[places])
-        if said := differs(together, {name: values[places] for name, values in alone.items()}, among):
+        together = backend.infer(pictures[:size])
+        if said := differs(together, {name: values[:size] for name, values in own.items()}, among):
             raise BundleError(
                 f"{card.name}: {said}, for pictures in a batch of {size} against themselves alone ({arithmetic}): "
                 "looks like a graph that mixes the pictures of a batch"
             )
+
+
+def several(golden: U8, count: int) -> U8:
+    """`count` pictures, at least those of `golden` (n, H, W, 3), no two alike: the same again turned sideways, further each time.
+
+    With equal ones in a batch, a graph that hands one picture's answer to another is not found out.
+    """
+    rounds = -(-count // len(golden))
+    width = golden.shape[2]
+    turned = [np.roll(golden, width * each // rounds, axis=2) for each in range(rounds)]
+    return np.concatenate(turned)[:count]
 
 
 def answers_alone(backend: Backend, expected: Mapping[str, F32], golden: U8) -> dict[str, F32]:

@@ -1,6 +1,7 @@
 """Thresholds that travel with a model: what a site file states wins, then the model's card, then the code's own values."""
 
 import logging
+from collections.abc import Mapping
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 from detector.settings import DetectorSettings
 from matcher.settings import MatcherSettings
 from stream.errors import BundleError, UsageError
-from stream.model import ModelCard
+from stream.model import Kind, ModelCard
 from stream.settings import Section
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def card_defaults(said: list[str]) -> dict[str, float]:
 
 def with_defaults(section: S, card: ModelCard) -> S:
     """`section` with the card's values in place of those that nobody stated, which is logged."""
-    found = _filled(section, card)
+    found = _filled(section, card.name, card.defaults)
     if own := found.model_fields_set - section.model_fields_set:
         values = ", ".join(f"{name} = {getattr(found, name):g}" for name in sorted(own))
         log.info("%s brings %s", card.id, values)
@@ -48,30 +49,30 @@ def told(card: ModelCard, *sections: DetectorSettings | MatcherSettings) -> list
     said = []
     for name, value in sorted(card.defaults.items()):
         section = next(each for each in sections if name in type(each).model_fields)
-        held = getattr(_filled(section, card), name)
+        held = getattr(_filled(section, card.name, card.defaults), name)
         said.append(f"{name} {value:g}" if held == value else f"{name} {held:g} (the site's; its card says {value:g})")
     return said
 
 
-def check_defaults(card: ModelCard) -> None:
-    """Raises `BundleError` where a card's defaults are no settings of what its kind does, or out of range."""
-    known = OF_KIND[card.kind]
-    for name in card.defaults:
+def check_defaults(model: str, kind: Kind, defaults: Mapping[str, float]) -> None:
+    """Raises `BundleError` where a model's defaults are no settings of what its kind does, or out of range."""
+    known = OF_KIND[kind]
+    for name in defaults:
         if name not in known:
-            raise BundleError(f"{card.name}: {name} is no threshold of this {card.kind}; known: {', '.join(known)}")
-    _filled(DetectorSettings(), card)
-    _filled(MatcherSettings(), card)
+            raise BundleError(f"{model}: {name} is no threshold of this {kind}; known: {', '.join(known)}")
+    _filled(DetectorSettings(), model, defaults)
+    _filled(MatcherSettings(), model, defaults)
 
 
-def _filled(section: S, card: ModelCard) -> S:
+def _filled(section: S, model: str, defaults: Mapping[str, float]) -> S:
     mine = type(section).model_fields.keys() - section.model_fields_set
-    own = {name: value for name, value in card.defaults.items() if name in mine}
+    own = {name: value for name, value in defaults.items() if name in mine}
     try:
         return type(section).model_validate(section.model_dump(exclude_unset=True) | own)
     except ValidationError as error:
         first = error.errors()[0]
         which = f"default {first['loc'][0]} = {first['input']} is" if first["loc"] else "defaults are"
         raise BundleError(
-            f"{card.name}: its card's {which} refused: {first['msg'].removeprefix('Value error, ')}; "
+            f"{model}: its card's {which} refused: {first['msg'].removeprefix('Value error, ')}; "
             "export or adopt it again"
         ) from None

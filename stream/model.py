@@ -22,6 +22,8 @@ LETTERBOX_FILL = 114
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """RGB in shares of 255: what networks trained here, and most of others, take off their pixels and divide them by."""
 
+MIN_SIDE_PX, MAX_SIDE_PX = 8, 4096
+"""Of a model's input."""
 Kind = Literal["detector", "embedder", "person-search"]
 Precision = Literal["fp32", "fp16", "int8"]
 

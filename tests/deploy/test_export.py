@@ -1,3 +1,5 @@
+import copy
+import dataclasses
 from functools import partial
 
 import msgspec
@@ -96,6 +98,27 @@ def in_torch(saved):
     network = osnet.embedder(OSNET)
     network.load_state_dict(checkpoint.load(saved / "osnet.pt").network)
     return TorchBackend(ServedEmbedder(network))
+
+
+def test_a_network_that_torch_takes_to_a_gpu_is_exported_all_the_same(saved, monkeypatch, tmp_path):
+    """The exporter's examples are on the CPU; in place of the GPU a device without numbers."""
+
+    class Away(TorchBackend):
+        def __init__(self, module):
+            super().__init__(copy.deepcopy(module))
+            module.to("meta")
+
+    monkeypatch.setattr("deploy.export.TorchBackend", Away)
+    assert export(saved / "osnet.pt", tmp_path, DESCRIBED, _golden()).card.embedding_size == 512
+
+
+@pytest.mark.parametrize("name", ["osnet", "detector"])
+def test_a_threshold_that_the_kind_has_not_is_refused_before_the_work(name, saved, monkeypatch, tmp_path):
+    monkeypatch.setattr("deploy.export.to_onnx", lambda *_: pytest.fail("it was exported"))
+    asked = dataclasses.replace(DESCRIBED, defaults={"bogus": 2.0})
+    golden = _golden() if name == "osnet" else np.zeros((2, 64, 96, 3), np.uint8)
+    with pytest.raises(BundleError, match=r"bogus is no threshold of this (embedder|detector); known: "):
+        export(saved / f"{name}.pt", tmp_path, asked, golden)
 
 
 def _card():

@@ -114,6 +114,27 @@ def test_a_name_that_no_card_may_have_is_refused_and_the_bundle_that_was_there_s
     assert {path.name: path.read_bytes() for path in there.path.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "said"),
+    [
+        pytest.param("100", "64", "the input is 100x64, expected multiples of 32 up to 4096", id="no multiple"),
+        pytest.param("64", "8192", "the input is 64x8192, expected multiples of 32 up to 4096", id="too wide"),
+    ],
+)
+def test_a_size_that_no_bundle_may_have_is_refused_before_the_work(
+    height: str,
+    width: str,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("deploy.exporting.export", lambda *_, **__: pytest.fail("it was exported"))
+    command = ["export", str(_saved(tmp_path, [])), "--output", str(tmp_path / "b"), "--name", "tiny"]
+    assert status_of([*command, "--height", height, "--width", width]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

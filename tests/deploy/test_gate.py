@@ -143,6 +143,19 @@ def together(g: Graph) -> None:
     )
 
 
+def by_fours(g: Graph) -> None:
+    """A picture gets what the fourth one before it should get, in batches of more than four."""
+    axis, zero = g.constant("batch_axis", [0], np.int64), g.constant("begin", [0], np.int64)
+    last, end = g.constant("last_four", [-4], np.int64), g.constant("end", [np.iinfo(np.int64).max], np.int64)
+    pooled = next(node.input[0] for node in g.graph.node if node.op_type == "Gemm")
+    g.insert(
+        pooled,
+        helper.make_node("Slice", [pooled, last, end, axis], ["moved_up"]),
+        helper.make_node("Slice", [pooled, zero, last, axis], ["moved_down"]),
+        helper.make_node("Concat", ["moved_up", "moved_down"], ["moved"], axis=0),
+    )
+
+
 def without_norm(g: Graph) -> None:
     node = g.node("Div")
     node.CopyFrom(helper.make_node("Identity", [node.input[0]], ["embedding"]))
@@ -190,21 +203,26 @@ def in_half_precision(g: Graph) -> None:
 
 
 FAULTS = [
-    pytest.param(swapped, "red and blue swapped", id="red and blue"),
-    pytest.param(twice, "normalised pixels that are normalised again", id="double normalisation"),
-    pytest.param(never, "missing normalisation", id="no normalisation"),
-    pytest.param(without_mean, "missing mean and standard deviation", id="no mean"),
-    pytest.param(without_scale, "missing scale", id="no scale"),
-    pytest.param(planes, "wrong layout .NHWC read as NCHW.", id="layout"),
-    pytest.param(scaled_away, "scaled away: all pictures get nearly the same answer", id="scaled away"),
-    pytest.param(together, "in a batch of 3 .* a graph that mixes the pictures of a batch", id="mixing"),
-    pytest.param(without_norm, "wrong or missing L2 norm: directions are right", id="no L2 norm"),
-    pytest.param(norm_of_sums, "wrong or missing L2 norm: directions are right", id="L1 for L2"),
-    pytest.param(norm_over_the_batch, r"wrong L2 norm .over another axis.", id="L2 over the batch"),
-    pytest.param(without_half, "branch that was dropped .* values 25[0-9] to 51[01] of 512 do not", id="branch"),
-    pytest.param(older, "stale", id="stale weights"),
-    pytest.param(without_stream, "part left out", id="stream"),
-    pytest.param(in_half_precision, "not finite.* overflow in half precision", id="overflow"),
+    pytest.param(swapped, "looks like .*red and blue swapped", id="red and blue"),
+    pytest.param(twice, "looks like .*normalised pixels that are normalised again", id="double normalisation"),
+    pytest.param(never, "looks like .*missing normalisation", id="no normalisation"),
+    pytest.param(without_mean, "looks like .*missing mean and standard deviation", id="no mean"),
+    pytest.param(without_scale, "looks like .*missing scale", id="no scale"),
+    pytest.param(planes, "looks like .*wrong layout .NHWC read as NCHW.", id="layout"),
+    pytest.param(scaled_away, "looks like .*scaled away: all pictures get nearly the same answer", id="scaled away"),
+    pytest.param(together, "in a batch of 3 .* looks like a graph that mixes the pictures of a batch", id="mixing"),
+    pytest.param(
+        by_fours, "in a batch of 32 .* looks like a graph that mixes the pictures of a batch", id="mixing by fours"
+    ),
+    pytest.param(without_norm, "looks like .*wrong or missing L2 norm: directions are right", id="no L2 norm"),
+    pytest.param(norm_of_sums, "looks like .*wrong or missing L2 norm: directions are right", id="L1 for L2"),
+    pytest.param(norm_over_the_batch, r"looks like .*wrong L2 norm .over another axis.", id="L2 over the batch"),
+    pytest.param(
+        without_half, "looks like .*branch that was dropped .* values 25[0-9] to 51[01] of 512 do not", id="branch"
+    ),
+    pytest.param(older, "looks like other weights or a part left out: a stale graph", id="stale weights"),
+    pytest.param(without_stream, "looks like other weights or a part left out", id="stream"),
+    pytest.param(in_half_precision, "not finite.* looks like .*overflow in half precision", id="overflow"),
 ]
 
 
@@ -221,7 +239,7 @@ def test_a_graph_with_a_fault_is_refused_and_the_fault_is_named(
     backend = OnnxRuntimeBackend(graph.model.SerializeToString(), bundle.card)
     precision = "fp16" if fault is in_half_precision else "fp32"
     expected, pictures = {"embedding": golden["embedding"].astype(np.float32)}, golden["inputs"].astype(np.uint8)
-    with pytest.raises(BundleError, match=f"looks like .*{named}|{named}"):
+    with pytest.raises(BundleError, match=named):
         gate.check(backend, expected, pictures, precision=precision, reference=reference)
 
 
@@ -309,7 +327,7 @@ def test_a_runtime_is_held_to_what_it_computes_in_whatever_its_graph_says(
 ) -> None:
     class Rounded(_Counting):
         def infer(self, images: U8) -> dict[str, F32]:
-            return {"embedding": np.round(super().infer(images)["embedding"], 3)}
+            return {"embedding": np.round(super().infer(images)["embedding"] * 2000) / 2000}
 
     backend = Rounded(OnnxRuntimeBackend(bundle.model, bundle.card))
     expected, pictures = {"embedding": golden["embedding"].astype(np.float32)}, golden["inputs"].astype(np.uint8)

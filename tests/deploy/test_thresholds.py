@@ -56,7 +56,7 @@ def test_one_card_serves_both_sections_of_a_person_search() -> None:
 )
 def test_a_card_with_a_wrong_default_is_refused(wrong: ModelCard, said: str) -> None:
     with pytest.raises(BundleError, match=said):
-        check_defaults(wrong)
+        check_defaults(wrong.name, wrong.kind, wrong.defaults)
 
 
 def test_defaults_are_written_with_the_bundle_and_checked_when_it_is_read(tmp_path: Path) -> None:
