@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check gpu-check format services clean
+.PHONY: help demo test check lint types gpu-check format services clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -23,9 +23,13 @@ test: .venv/.dev services  ## all tests, over a real Kafka, Redis and RTSP serve
 	wait $$outages || status=$$?; echo "outages of Kafka:"; cat .cache/outages.log; \
 	echo "training and export:"; wait $$learning || status=$$?; cat .cache/learning.log; exit $$status
 
-check: .venv/.dev  ## formatting, lint, types and import contracts
+check: lint types  ## formatting, lint, types and import contracts
+
+lint: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
