@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from rich.table import Table
 from deploy import backends
 from deploy.backends import auto
 from deploy.bench_peak import multiply_adds, peaks
-from deploy.bundle import Bundle, load_bundle
+from deploy.bundle import Bundle, load_bundle, names
 from deploy.gate import Arithmetic
-from stream.errors import SightlineError
+from stream.errors import BundleError, SightlineError
 
 EAGER = "torch eager fp32"
+EVERY = "every runtime"
+"""In place of a backend's name, of a model that none can be asked for."""
 PACKAGES = ("onnxruntime", "openvino", "tensorrt", "torch")
 
 
@@ -60,16 +63,23 @@ class Subject:
     """What torch's recorded graphs are made of on a GPU."""
 
 
-def bench_models(names: Sequence[str], *, methods: bool, batch: int, threads: int, console: Console) -> dict[str, Any]:
-    """Measure bundles by name or folder, or one of each method with random weights, print it, and return it."""
-    bundles = list(of_bundles(() if methods else names))  # one that is not there is said before anything is measured
+def bench_models(asked: Sequence[str], *, methods: bool, batch: int, threads: int, console: Console) -> dict[str, Any]:
+    """Measure bundles by name or folder, those that ship and the user's own where none is `asked` for, or one of each method with
+    random weights; print it, and return it. A bundle that cannot be measured is a row that says why.
+
+    Raises `BundleError`, before anything is measured, where one that was asked for cannot be loaded.
+    """
+    rows: list[Row] = []
+    bundles = [] if methods else of_bundles(asked, batch, rows)
     console.print(f"measuring what {threads} thread(s) do at most")
     at_first = peaks(threads)
-    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for subject in of_methods(Path(folder), console) if methods else bundles:
             console.print(f"{subject.name}: compiling and measuring")
-            rows += measure(subject, batch, threads)
+            try:
+                rows += measure(subject, batch, threads)
+            except SightlineError as error:
+                rows.append(Row(model=subject.name, backend=EVERY, batch=batch, refused=str(error)))
     at_last = peaks(threads)  # what else a machine does comes and goes
     found = {name: round(max(at_first[name], at_last[name]) / 1e9, 1) for name in at_first}
     rows = [_with_share(row, found) for row in rows]
@@ -90,11 +100,24 @@ def bench_models(names: Sequence[str], *, methods: bool, batch: int, threads: in
     }
 
 
-def of_bundles(names: Sequence[str]) -> Iterator[Subject]:
-    """By name or folder."""
-    for name in names:
-        bundle = load_bundle(name)
-        yield Subject(bundle.card.name, bundle, None)
+def of_bundles(asked: Sequence[str], batch: int, rows: list[Row]) -> list[Subject]:
+    """By name or folder, or all that have a name where none is asked for; of those each that cannot be loaded is added to `rows`.
+
+    Bundles whose cards have one name go by what they were asked for with.
+    """
+    found: dict[str, Bundle] = {}
+    for name in asked or names():
+        try:
+            found[name] = load_bundle(name)
+        except BundleError as error:
+            if asked:
+                raise
+            rows.append(Row(model=name, backend=EVERY, batch=batch, refused=str(error)))
+    alike = Counter(bundle.card.name for bundle in found.values())
+    return [
+        Subject(bundle.card.name if alike[bundle.card.name] == 1 else name, bundle, None)
+        for name, bundle in found.items()
+    ]
 
 
 def of_methods(folder: Path, console: Console) -> Iterator[Subject]:
@@ -109,30 +132,31 @@ def of_methods(folder: Path, console: Console) -> Iterator[Subject]:
 
 
 def measure(subject: Subject, batch: int, threads: int) -> list[Row]:
-    """The model in every runtime that can be had here, timed in turns."""
+    """The model in every runtime that can be had here, timed in turns. Raises `BundleError` where its golden outputs cannot be read."""
     bundle, card = subject.bundle, subject.bundle.card
+    bundle.answers()  # without them no runtime can be judged: said once, not of each
     size = min(batch, card.max_batch)
     candidates = backends.candidates(bundle, threads, "auto", subject.checkpoint)
     held: list[tuple[str, Arithmetic | None, auto.Infers, float]] = []  # None: on a GPU, whose peak is not known
     rows = []
-    loaded = ExitStack()
-    for candidate in candidates:
-        try:
-            made, memory_mb = _grown(candidate.make, bundle, size)
-            loaded.callback(made.close)
-            auto.verify(made, bundle, candidate.precision)
-            here = candidate.runtime in auto.ON_PROCESSOR
-            held.append((candidate.name, candidate.precision if here else None, made, memory_mb))
-        except SightlineError as error:
-            rows.append(Row(model=subject.name, backend=candidate.name, batch=size, refused=str(error)))
-    if subject.in_torch is not None:
-        import torch
+    with ExitStack() as loaded:
+        for candidate in candidates:
+            try:
+                made, memory_mb = _grown(candidate.make, bundle, size)
+                loaded.callback(made.close)
+                auto.verify(made, bundle, candidate.precision)
+                here = candidate.runtime in auto.ON_PROCESSOR
+                held.append((candidate.name, candidate.precision if here else None, made, memory_mb))
+            except SightlineError as error:
+                rows.append(Row(model=subject.name, backend=candidate.name, batch=size, refused=str(error)))
+        if subject.in_torch is not None:
+            import torch
 
-        eager = subject.in_torch
-        _, memory_mb = _grown(lambda: eager, bundle, size)
-        held.append((EAGER, None if torch.cuda.is_available() else "fp32", eager, memory_mb))
-    clock = auto.clock_for(candidates, threads)
-    rates = auto.pictures_per_second([each for _, _, each, _ in held], bundle, clock, sizes=(size,))
+            eager = subject.in_torch
+            _, memory_mb = _grown(lambda: eager, bundle, size)
+            held.append((EAGER, None if torch.cuda.is_available() else "fp32", eager, memory_mb))
+        clock = auto.clock_for(candidates, threads)
+        rates = auto.pictures_per_second([each for _, _, each, _ in held], bundle, clock, sizes=(size,))
     macs = multiply_adds(bundle.model.read_bytes())
     by_torch = rates[-1] if subject.in_torch is not None else None
     done = [
@@ -149,7 +173,6 @@ def measure(subject: Subject, batch: int, threads: int) -> list[Row]:
         )
         for (name, precision, _, memory_mb), rate in zip(held, rates, strict=True)
     ]
-    loaded.close()
     return done + rows
 
 

@@ -47,7 +47,10 @@ def proved(
     model: bytes, card: ModelCard, expected: Mapping[str, F32], golden: U8, conversion: Conversion
 ) -> tuple[bytes, ModelCard, str]:
     """The graph in another precision, its card and in which runtimes (all that are here) it has passed the gate of that precision."""
-    model = convert(model, conversion.precision, conversion.calibration, conversion.report, card)
+    try:
+        model = convert(model, conversion.precision, conversion.calibration, conversion.report, card)
+    except BundleError as error:
+        raise BundleError(f"{card.name}: {error}") from error
     card = msgspec.structs.replace(card, precision=conversion.precision)
     return model, card, _passed(model, card, lambda runtime: gate.check(runtime, expected, golden))
 
@@ -122,9 +125,12 @@ def _search_graphs(bundle: Bundle, card: ModelCard, conversion: Conversion) -> t
     """
     model = bundle.model.read_bytes()
     query = onnx.load(bundle.query).SerializeToString()  # with its weights, which lie in the other file
-    model, query = convert_search(
-        model, query, bundle.card, conversion.precision, conversion.calibration, conversion.report
-    )
+    try:
+        model, query = convert_search(
+            model, query, bundle.card, conversion.precision, conversion.calibration, conversion.report
+        )
+    except BundleError as error:
+        raise BundleError(f"{bundle.path}: {error}") from error
     inputs, want = bundle.answers()
     limits = gate.LIMITS[card.precision]
 

@@ -104,6 +104,20 @@ def check_writable(option: str, path: Path) -> None:
         raise UsageError(f"{option} {path}: cannot be written: {reason}; give another file") from None
 
 
+def check_picture(option: str, path: Path) -> None:
+    """Raise `UsageError` unless `path` ends in .png and is a file that can be written, or can become one."""
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{option} {path}: a PNG is drawn there; give a name that ends in .png")
+    check_writable(option, path)
+
+
+def named_path(text: str) -> Path:
+    """A path out of an option's text; "" is refused, which `Path` takes for the folder one is in."""
+    if not text:
+        raise typer.BadParameter("it is empty; . is the folder you are in")
+    return Path(text)
+
+
 def check_folder(option: str, path: Path, mode: int = 0o777) -> None:
     """Make the folder `path`, with `mode` where it is missing. Raises `UsageError` unless it is one that may be written."""
     try:

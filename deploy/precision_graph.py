@@ -25,12 +25,18 @@ class Graph:
     """A model with its constants as initializers, those that are cut and joined from others too (a GRU's weights are reordered in the
     graph); `update` after its nodes were changed.
 
-    Raises `BundleError` for a graph with branches or loops, whose insides would need the same treatment, and for one whose types
-    are not known.
+    Raises `BundleError` for bytes that are no ONNX graph, for a graph with branches or loops, whose insides would need the same
+    treatment, and for one whose types are not known.
     """
 
     def __init__(self, model: bytes) -> None:
-        self.model = _at_least(OLDEST_OPSET, onnx.load_model_from_string(model))
+        try:
+            read = onnx.load_model_from_string(model)
+        except Exception as error:  # protobuf's DecodeError, and what its C++ side makes of deep nesting
+            raise BundleError(
+                "the model is no ONNX graph: make the bundle again with `sightline adopt` or `sightline export`"
+            ) from error
+        self.model = _at_least(OLDEST_OPSET, read)
         lift_constants(self.model)
         self.update()
         if self._join_constants():

@@ -85,10 +85,10 @@ def candidates(bundle: Bundle, threads: int, backend: Runtime, checkpoint: Path 
                 f"{bundle.path}: torch runs the checkpoint that a bundle was exported from: name it, as [compute] {_key(bundle)} = "
                 '"runs/model/checkpoint.pt"'
             )
-        from deploy.backends.torch import TorchRuntime, precisions_of
+        from deploy.backends.torch import exported_from, precisions_of
 
         for each in precisions_of():
-            found.append(Candidate("torch", each, partial(TorchRuntime, checkpoint, bundle.card, threads, each)))
+            found.append(Candidate("torch", each, partial(exported_from, checkpoint, bundle, threads, each)))
     return found
 
 

@@ -1,7 +1,7 @@
 """torch (extra `train`), for an NVIDIA GPU without TensorRT: the checkpoint that a bundle was exported from, in CUDA graphs.
 
 It runs the trained network itself, not the ONNX graph, which torch cannot read. A checkpoint is read with `weights_only`, so it is
-numbers and never code, and the bundle's golden outputs tell whether it is the one: another model's is refused like any wrong graph.
+numbers and never code, and the bundle's golden outputs tell whether it is the one.
 
 On a processor it runs plainly (that is tested). **No line of `_Graphs` has met a GPU yet.**
 """
@@ -17,8 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from deploy.backends import served_limits
 from deploy.backends.cuda import explained
 from deploy.backends.cut import check_images, cut, powers_of_two
+from deploy.bundle import Bundle
+from deploy.gate import differs
 from stream.errors import BundleError, DeviceError
 from stream.model import ModelCard
 from trainer import checkpoint
@@ -30,6 +33,8 @@ U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 TorchPrecision = Literal["fp32", "fp16", "bf16"]
 _TYPES: dict[TorchPrecision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
+ANOTHER = "name the checkpoint that this bundle was exported from"
+"""What there is to do about a checkpoint of another model."""
 
 
 class TorchRuntime:
@@ -41,11 +46,11 @@ class TorchRuntime:
 
     def __init__(self, path: Path, card: ModelCard, threads: int = 1, precision: TorchPrecision = "fp32") -> None:
         self.card = card
+        self._path = path
         module, _ = served(checkpoint.load(path), card.input_hw)
         if set(module.outputs) != set(card.outputs):
             raise BundleError(
-                f"{path}: its network gives {', '.join(module.outputs)}, {card.name} gives {', '.join(card.outputs)}: name the checkpoint "
-                "that this bundle was exported from"
+                f"{path}: its network gives {', '.join(module.outputs)}, {card.name} gives {', '.join(card.outputs)}: {ANOTHER}"
             )
         torch.set_num_threads(threads)
         reason = why_no_gpu()
@@ -69,7 +74,8 @@ class TorchRuntime:
             for name, values in self._run(np.ascontiguousarray(images[part])).items():
                 if values.shape[1:] != outputs[name].shape[1:]:
                     raise BundleError(
-                        f"{self.card.name}: the checkpoint gives {name} of {values.shape[1:]}, another model's"
+                        f"{self._path}: its network gives {name} of {values.shape[1:]}, {self.card.name} of "
+                        f"{outputs[name].shape[1:]}: {ANOTHER}"
                     )
                 outputs[name][part] = values
         return outputs
@@ -77,6 +83,21 @@ class TorchRuntime:
     def close(self) -> None:
         """Let go of network, graphs and buffers."""
         self._run = None
+
+
+def exported_from(path: Path, bundle: Bundle, threads: int = 1, precision: TorchPrecision = "fp32") -> TorchRuntime:
+    """The runtime of checkpoint `path`, which `bundle` was exported from. Raises as `TorchRuntime`, and `BundleError` where it does not
+    give the bundle's golden outputs: the bundle was exported from another one.
+    """
+    runtime = TorchRuntime(path, bundle.card, threads, precision)
+    inputs, expected = bundle.answers()
+    try:
+        if said := differs(runtime.infer(inputs), expected, served_limits(bundle.card)):
+            raise BundleError(f"{path}: not the checkpoint that {bundle.path} was exported from: {said}; {ANOTHER}")
+    except BundleError:
+        runtime.close()
+        raise
+    return runtime
 
 
 class _Graphs:

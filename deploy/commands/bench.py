@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.output import JsonPath, Output, check_writable
+from deploy.output import JsonPath, Output, check_picture
 
 bench = typer.Typer(invoke_without_command=True)
 
@@ -54,14 +54,13 @@ def models(
     Example: sightline bench models --json models.json --picture models.png
     """
     from deploy.bench_models import bench_models, draw
-    from deploy.bundle import names
     from stream.errors import UsageError
 
     if methods and bundles:
         raise UsageError("--methods measures networks of its own: leave the bundles out, or --methods")
     output = Output(json)
     if picture is not None:
-        check_writable("--picture", picture)
+        check_picture("--picture", picture)
     if methods:
         from deploy.training import require_torch
 
@@ -69,7 +68,7 @@ def models(
         import torch
 
         torch.set_num_threads(threads)
-    found = bench_models(bundles or names(), methods=methods, batch=batch, threads=threads, console=output.console)
+    found = bench_models(bundles or (), methods=methods, batch=batch, threads=threads, console=output.console)
     if picture is not None:
         draw(found["rows"], picture)
     output.data(found)

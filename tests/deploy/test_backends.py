@@ -343,10 +343,26 @@ def test_torch_gives_the_golden_outputs_and_says_that_it_runs_on_the_processor(
         assert "torch runs on the processor, where onnxruntime is faster: no GPU can be seen" in caplog.text
 
 
-def test_torch_refuses_the_checkpoint_of_another_model(trained: tuple[Bundle, Path, Path], one_thread: None) -> None:
+def test_the_checkpoint_of_another_model_is_named(trained: tuple[Bundle, Path, Path], one_thread: None) -> None:
     bundle, _, other = trained
-    with pytest.raises(BundleError, match="does not give the bundle's golden outputs"):
+    with pytest.raises(BundleError) as refused:
         backends.load(bundle, 1, "torch", other)
+    said = str(refused.value)
+    assert said.startswith(f"{other}: not the checkpoint that {bundle.path} was exported from: embedding has cosine 0.")
+    assert said.endswith("; name the checkpoint that this bundle was exported from")
+
+
+def test_a_checkpoint_whose_vectors_are_longer_is_named(
+    trained: tuple[Bundle, Path, Path], tmp_path: Path, one_thread: None
+) -> None:
+    golden = {"inputs": tiny_models.pictures(2, (64, 32)), "embedding": np.eye(2, 6, dtype=np.float32)}
+    short = write_bundle(tmp_path / "short", b"a graph", tiny_models.embedder_card((64, 32)), golden)
+    with pytest.raises(BundleError) as refused:
+        backends.load(short, 1, "torch", trained[1])
+    assert str(refused.value) == (
+        f"{trained[1]}: its network gives embedding of (512,), tiny-embedder of (6,): "
+        "name the checkpoint that this bundle was exported from"
+    )
 
 
 def test_torch_refuses_a_bundle_of_another_kind(trained: tuple[Bundle, Path, Path]) -> None:

@@ -99,6 +99,19 @@ def test_what_one_runtime_gets_wrong_is_no_bundle(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_bundle_whose_model_is_no_graph_is_refused_in_one_line(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = _joined(tmp_path / "joined", quantised=False)
+    write_bundle(bundle.path, b"garbage, no onnx", bundle.card, bundle.golden(), bundle.links)
+    assert status_of(_command(tmp_path, "fp16", crops)) == 1
+    assert (
+        "tiny-embedder: the model is no ONNX graph: make the bundle again with `sightline adopt`"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def _joined(folder: Path, *, quantised: bool) -> Bundle:
     """As ONNX Runtime answers."""
     model, inputs = tiny_models.joined(quantised=quantised), tiny_models.pictures(3, (32, 16))
