@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from deploy.output import check_writable
+from deploy.output import check_picture
 from deploy.training import Bar
 from stream.errors import UsageError
 from trainer.annotate import annotate, load_teachers
@@ -22,7 +22,7 @@ def inspect_data(
     name: str, root: Path | None, sheet: Path, people: int, workers: int, console: Console
 ) -> dict[str, Any]:
     """Print counts beside the published ones, notes and problems, and write the contact sheet; returns what is reported."""
-    check_writable("--sheet", sheet)
+    check_picture("--sheet", sheet)
     with Bar(console, "looking") as bar:
         found, picture = inspect(name, root, people, workers, lambda done, of: bar.at(done / of, f"{done} of {of}"))
     table = Table(title=found.title, title_justify="left", box=None, pad_edge=False)

@@ -58,9 +58,7 @@ def open_model(name: str, threads: int, backend: Runtime | None = None) -> Model
 
     A bundle is run by `backend`, or in ONNX Runtime: of "tensorrt" its engine, which is built if it is not there.
     """
-    path = Path(name)
-    if path.is_dir() and (path / "checkpoint.pt").is_file():
-        path = path / "checkpoint.pt"
+    path = checkpoint.file_of(Path(name))
     if path.suffix == ".pt":
         if backend is not None:
             raise UsageError(

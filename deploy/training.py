@@ -106,6 +106,7 @@ def make_recipe(method: str, path: Path | None, overrides: Mapping[str, Any]) ->
     Drawn people are small and need no photographs to begin with: without a recipe file they are trained on from scratch, at half the
     method's size or as its `DRAWN` says.
     """
+    from trainer.datasets.table import MIX
     from trainer.methods import method_module
     from trainer.settings import make_recipe, read_recipe
 
@@ -115,7 +116,7 @@ def make_recipe(method: str, path: Path | None, overrides: Mapping[str, Any]) ->
             "leave it out here"
         )
     if path is not None:
-        recipe = read_recipe(path, overrides)
+        recipe = read_recipe(path, overrides, method)
         if recipe.method != method:
             raise UsageError(f"{path} is a recipe for {recipe.method}, asked is {method}")
     else:
@@ -124,6 +125,13 @@ def make_recipe(method: str, path: Path | None, overrides: Mapping[str, Any]) ->
             small = {"input_hw": [side // 32 * 16 for side in recipe.input_hw]}
             drawn = getattr(method_module(method), "DRAWN", small)
             recipe = make_recipe({"method": method, "weights": "", **drawn, **overrides}, "the command line")
+    # where the command line says --data synthetic, the folder in a recipe file is that of the file's own data
+    named = "root" in overrides or "data" not in overrides
+    if recipe.root and named and recipe.data in (SYNTHETIC, MIX):
+        raise UsageError(
+            f"root = {recipe.root!r}: data is {recipe.data}, which is drawn and read from no folder: name the set that lies there with "
+            "--data, or leave --root out"
+        )
     return recipe
 
 
@@ -163,6 +171,8 @@ def _train(recipe: Recipe, output: Path, max_minutes: float | None, cores: int, 
     called = time.monotonic()
     path = output / "checkpoint.pt"
     check_output(output)
+    if path.is_dir():
+        raise UsageError(f"--output {output}: {path} is a folder; name another --output")
     resumed = path.exists()
     if resumed:  # what it began with is behind it, and decided what it froze
         saved = checkpoint.load(path)
@@ -186,31 +196,31 @@ def _train(recipe: Recipe, output: Path, max_minutes: float | None, cores: int, 
     if max_minutes is not None:  # drawing counts too
         max_minutes = max(0.0, max_minutes - (started - called) / 60)
     last: dict[str, Any] = {}
-    with Bar(console, f"training {recipe.method}") as bar:
+    try:
+        with Bar(console, f"training {recipe.method}") as bar:
 
-        def tell(now: Now) -> None:
-            last.update(
-                step=now.step,
-                progress=now.progress,
-                loss=now.loss,
-                losses=dict(now.losses),
-                pictures_per_s=now.pictures_per_s,
-                waiting=now.waiting,
-            )
-            pace = f"{now.pictures_per_s:.{0 if now.pictures_per_s >= 10 else 1}f}"
-            terms = " + ".join(f"{name} {value:.3f}" for name, value in now.losses.items())
-            bar.at(
-                now.progress,
-                f"epoch {now.epoch + 1} of {recipe.epochs}, step {now.step}: loss {now.loss:.3f} = {terms}; {pace} "
-                f"pictures/s, {now.waiting:.0%} of the time waiting for data, {duration(now.left_s)} left",
-            )
+            def tell(now: Now) -> None:
+                last.update(
+                    step=now.step,
+                    progress=now.progress,
+                    loss=now.loss,
+                    losses=dict(now.losses),
+                    pictures_per_s=now.pictures_per_s,
+                    waiting=now.waiting,
+                )
+                pace = f"{now.pictures_per_s:.{0 if now.pictures_per_s >= 10 else 1}f}"
+                terms = " + ".join(f"{name} {value:.3f}" for name, value in now.losses.items())
+                bar.at(
+                    now.progress,
+                    f"epoch {now.epoch + 1} of {recipe.epochs}, step {now.step}: loss {now.loss:.3f} = {terms}; {pace} "
+                    f"pictures/s, {now.waiting:.0%} of the time waiting for data, {duration(now.left_s)} left",
+                )
 
-        try:
             finished = train(prepared.task, output, max_minutes=max_minutes, judge=prepared.judge, report=tell)
-        except KeyboardInterrupt:
-            if path.exists():
-                console.print(f"{path} is saved; the same command goes on", markup=False)
-            raise
+    except KeyboardInterrupt:  # behind the bar, which prints what it has not said yet
+        if path.exists():
+            console.print(f"{path} is saved; the same command goes on", markup=False)
+        raise
     if not last:
         console.print("nothing was left to do: for more, raise --epochs")
     console.print(

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from stream.errors import DataError, TrainingError
 
-VERSION = 3
+VERSION = 4
 UNTOLD = 2
 """Checkpoints of version 2 did not say what their weights had seen before: their recipe's data set stands for it."""
+UNCOUNTED = 3
+"""Checkpoints of version 3 did not say how much they were trained on: they go on without that being compared."""
 FIRST = 1
 """Checkpoints of version 1 counted steps, not epochs: their networks are read, their runs cannot go on."""
 UNREADABLE = (
@@ -65,6 +67,8 @@ class Checkpoint:
     """Sums of the losses of the epoch that has begun, and "count"."""
     best: dict[str, float] = field(default_factory=dict)
     """What stands in best.pt: "epoch" and "mAP" or the losses."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """What it is trained on, as `Task.counts` has it."""
     data_sets: list[str] = field(default_factory=list)
     """What the network has seen, oldest first, in the runs before this one too, as `seen` and `origin` name it."""
     file: str = field(default="the checkpoint", compare=False)
@@ -110,8 +114,15 @@ def altered_part(path: Path) -> str | None:
         return archive.testzip()
 
 
+def file_of(path: Path) -> Path:
+    """The file that `path` means: a training's output folder stands for the checkpoint.pt in it."""
+    last = path / "checkpoint.pt"
+    return last if last.is_file() else path
+
+
 def load(path: Path) -> Checkpoint:
-    """Read one that `save` wrote; nothing in the file is executed. Anything else is a DataError."""
+    """Read one that `save` wrote, by `file_of`; nothing in the file is executed. Anything else is a DataError."""
+    path = file_of(path)
     if not path.is_file():
         raise DataError(f"no checkpoint at {path}: `sightline train` writes checkpoint.pt into its --output folder")
     try:
@@ -128,7 +139,7 @@ def load(path: Path) -> Checkpoint:
         content["recipe"] = json.loads(content["recipe"])
         if version == FIRST:
             content = _from_first(content)
-        elif version not in (UNTOLD, VERSION):
+        elif version not in (UNTOLD, UNCOUNTED, VERSION):
             raise DataError(f"{path} is a checkpoint of version {version}, this program reads up to version {VERSION}")
         saved = Checkpoint(**content | {"file": str(path)})
     except UNREADABLE as error:
@@ -161,6 +172,7 @@ def _wrong_field(saved: Checkpoint) -> str:
         "history": isinstance(saved.history, list) and all(_maps_to(row, int | float) for row in saved.history),
         "epoch": _maps_to(saved.epoch, int | float),
         "best": _maps_to(saved.best, int | float),
+        "counts": _maps_to(saved.counts, int),
         "data_sets": isinstance(saved.data_sets, list) and all(isinstance(name, str) for name in saved.data_sets),
     }
     return next((f"its {name} is not one" for name, good in sound.items() if not good), "")

@@ -1,17 +1,19 @@
 """The training loop: one for every method. It goes on exactly where it stopped, so a run may be made of many pieces."""
 
+import fcntl
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import torch
 
-from stream.errors import TrainingError
+from stream.errors import TrainingError, UsageError
 from trainer import checkpoint, distributed
 from trainer.curves import LOSS, SCORE, draw_curves
 from trainer.events import EventFile
@@ -59,7 +61,7 @@ def train(
 
     Writes into `output`: checkpoint.pt (the last state), best.pt, log/ for TensorBoard and, in the end, curves.png. A checkpoint that
     is already there is continued: same recipe, but for `MAY_DIFFER`. On one machine the result is that of an uninterrupted run, bit for
-    bit. Ctrl-C ends the step, saves, and is raised again then.
+    bit. Ctrl-C ends the step, saves, and is raised again then. Raises `UsageError` where another training is at work in `output`.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -73,8 +75,7 @@ def train(
     stop = False
     order = steps(task.sampler, task.recipe.epochs, task.recipe.accumulate)
     upcoming = next(order, None)
-    log: EventFile | nullcontext[None] = EventFile(output / "log") if distributed.rank() == 0 else nullcontext()
-    with log as scalars, _interrupts() as interrupted, _memory_errors(run):
+    with _alone(output), _log(output) as scalars, _interrupts() as interrupted, _memory_errors(run):
         while upcoming is not None and not stop:
             step, upcoming = upcoming, next(order, None)
             if step.epoch != begun:
@@ -123,6 +124,30 @@ def train(
     if interrupted():
         raise KeyboardInterrupt
     return upcoming is None
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Holds the folder, which the system gives back with the process, however that ends; `UsageError` where another training has it."""
+    if distributed.rank():
+        yield
+        return
+    folder = os.open(output, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # of a network's disk that locks no folders
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"another training writes into {output} now: wait for its end, or name another --output"
+                ) from None
+        yield
+    finally:
+        os.close(folder)
+
+
+def _log(output: Path) -> AbstractContextManager[EventFile | None]:
+    return EventFile(output / "log") if distributed.rank() == 0 else nullcontext()
 
 
 @contextmanager

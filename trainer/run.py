@@ -91,6 +91,11 @@ class Means:
         return {name: total / self.steps for name, total in self.sums.items()}
 
 
+def _told(counts: Mapping[str, int]) -> str:
+    """As in "36 pictures, 12 people"."""
+    return ", ".join(f"{number} {what}" for what, number in counts.items())
+
+
 class Run:
     """A task on its way: everything that a checkpoint holds, between two steps."""
 
@@ -203,11 +208,17 @@ class Run:
             saved.scaler.update(self.scaler.state_dict())
             saved.sampler.update(self.sampled)
             saved.history.extend(self.history)
+            saved.counts.update(self.task.counts)
             saved.epoch.update(self.epoch.sums, count=float(self.epoch.steps))
         checkpoint.save(path, saved)
 
     def _restore(self, saved: Checkpoint) -> None:
         check_same(self.path, saved, self.recipe)
+        if saved.counts and self.task.counts and saved.counts != self.task.counts:
+            raise UsageError(
+                f"{self.path} was trained on {_told(saved.counts)}, {self.recipe.data} holds {_told(self.task.counts)} now: put them back "
+                "as they were, or name another --output and begin with its weights (--start)"
+            )
         remedy = "it is of another number of people or of another Sightline: name another --output and begin with its weights (--start)"
         checkpoint.load_weights(self.task.network, saved.network, saved.file, remedy)
         checkpoint.load_weights(self.task.head, saved.head, saved.file, remedy)

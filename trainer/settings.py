@@ -60,8 +60,11 @@ class Recipe(Section):
     """Epochs between two looks at the people held out."""
 
 
-def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe file, with the given keys replaced. Unknown keys are refused with the nearest known one."""
+def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None, asked: str = "osnet") -> Recipe:
+    """A recipe file, with the given keys replaced. Unknown keys are refused with the nearest known one.
+
+    Where the file names no method, the error says to write `asked` into it.
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -70,6 +73,8 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"the recipe {path} is not TOML: {error}") from error
+    if "method" not in values:
+        raise SettingsError(f'the recipe {path} names no method: add the line method = "{asked}"')
     return make_recipe({**values, **(overrides or {})}, str(path))
 
 

@@ -1,7 +1,7 @@
 """What a training method is to the loop."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class Task(ABC):
     sampler: Sampler
     pictures: Sequence[Ahead] = ()
     """What `losses` reads its rows from, if it can be read ahead."""
+    counts: Mapping[str, int] = {}
+    """How many "pictures" and, where they have names, "people" it learns from: a run goes on with as many."""
     seen: Sequence[str] = ()
     """Data sets behind the weights that it begins with (`Checkpoint.data_sets`)."""
     notes: Sequence[str] = ()

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from stream.errors import UsageError
 from trainer import drawn
 from trainer.ahead import Ahead
@@ -13,6 +15,7 @@ from trainer.calm import calm
 from trainer.checkpoint import Checkpoint, load, load_weights, origin
 from trainer.data import Crops, Scenes
 from trainer.datasets import load_reid, load_search
+from trainer.datasets.search import named
 from trainer.datasets.table import REID
 from trainer.methods import method_module
 from trainer.methods.detector import DetectorRecipe
@@ -53,7 +56,7 @@ def prepare(recipe: Recipe, *, workers: int, report: ShardReport, resumed: bool 
         pictures.append(Ahead(wrapped.parts))
         wrapped = replace(wrapped, parts=pictures[1])
     task: Task = method_module(recipe.method).TASK(recipe, wrapped)
-    task.pictures = pictures
+    task.pictures, task.counts = pictures, _counts(data)
     notes = [*notes, *task.notes]
     if recipe.calm and not resumed:
         calm(task.network)
@@ -92,6 +95,14 @@ def _data(recipe: Recipe, workers: int, report: ShardReport) -> tuple[Crops | Sc
         **cast(Any, drawn_as),
     )
     return crops.train, crops.validation, crops.notes
+
+
+def _counts(data: Crops | Scenes) -> dict[str, int]:
+    """See `Task.counts`."""
+    if data.people is None:
+        return {"pictures": len(data.images)}
+    people = data.people if isinstance(data, Crops) else data.people[named(data.people)]
+    return {"pictures": len(data.images), "people": len(np.unique(people))}
 
 
 def _begin(task: Task, begun: Checkpoint) -> str:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from stream.errors import DataError
-from trainer.checkpoint import UNREADABLE, altered_part
+from trainer.checkpoint import UNREADABLE, altered_part, file_of
 
 IMAGENET = "imagenet"
 REMEDY = "or train with --from-scratch"
@@ -92,7 +92,12 @@ def pretrained(
 
 
 def read(path: Path) -> Mapping[str, Any]:
-    """The state dict in a file of `torch.save`. Raises `DataError` where there is none."""
+    """The state dict in a file of `torch.save`, by `file_of`. Raises `DataError` where there is none."""
+    path = file_of(path)
+    if path.is_dir():
+        raise DataError(
+            f"weights = {str(path)!r} is a folder without a checkpoint.pt: name a file, {IMAGENET!r} for torchvision's, {REMEDY}"
+        )
     if not path.is_file():
         raise DataError(
             f"weights = {str(path)!r}: there is no such file: name one, {IMAGENET!r} for torchvision's, {REMEDY}"

@@ -10,7 +10,12 @@ from stream.errors import UsageError
 
 def average(
     checkpoints: Annotated[
-        list[Path], typer.Argument(metavar="CHECKPOINT...", help="Two or more of one method.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="CHECKPOINT...",
+            help="Two or more of one method; a training's output folder means its checkpoint.pt.",
+            show_default=False,
+        ),
     ],
     output: Annotated[Path, typer.Option(metavar="FILE", help="The checkpoint to write.")],
 ) -> None:
@@ -24,6 +29,7 @@ def average(
     from deploy.output import Output
     from trainer import checkpoint
 
+    checkpoints = [checkpoint.file_of(each) for each in checkpoints]
     if len(checkpoints) < 2:
         raise UsageError(f"one checkpoint has no mean: name two or more, got {len(checkpoints)}")
     if output.is_dir():

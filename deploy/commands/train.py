@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.output import JsonPath, Output
+from deploy.output import JsonPath, Output, named_path
 
 
 def train(
@@ -18,7 +18,9 @@ def train(
     output: Annotated[
         Path,
         typer.Option(
-            metavar="DIR", help="Where checkpoint.pt, best.pt, curves.png and log/ go; a checkpoint.pt is continued."
+            metavar="DIR",
+            parser=named_path,
+            help="Where checkpoint.pt, best.pt, curves.png and log/ go; a checkpoint.pt is continued.",
         ),
     ],
     recipe: Annotated[
@@ -36,7 +38,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Length of the schedule.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the drawings, the weights and the order.")] = None,
     start: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A checkpoint.pt whose weights are begun with.")
+        Path | None, typer.Option(metavar="PATH", help="A checkpoint.pt, or its folder, whose weights are begun with.")
     ] = None,
     weights: Annotated[
         str | None, typer.Option(metavar="FILE|imagenet", help="Pretrained weights that are begun with.")

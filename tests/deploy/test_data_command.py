@@ -73,6 +73,14 @@ def test_part_labels_out_of_range_and_joints_outside_are_found(capsys, tmp_path)
     assert "1 pictures of train have visible joints outside the picture" in out
 
 
+def test_a_published_set_that_is_read_as_a_folder_per_person_is_told_by_its_name(capsys, tmp_path):
+    root = trees.market(tmp_path / "market")
+    out, report, _ = inspected(capsys, tmp_path, "folder", root)
+    assert "! this looks like Market-1501's layout" in out
+    assert f"its name is market1501 (sightline data inspect market1501 {root})" in out
+    assert report["counts"]["train people"] == 3
+
+
 def test_a_set_of_scenes_is_counted_and_its_frames_are_drawn(capsys, tmp_path):
     root = trees.prw(tmp_path / "prw")
     (root / "frames" / "c2s3_000001.jpg").write_bytes(b"no picture")
@@ -94,6 +102,10 @@ def test_a_set_of_scenes_is_counted_and_its_frames_are_drawn(capsys, tmp_path):
         pytest.param(["market1501"], 2, "market1501 is read from a folder: name it", id="no root"),
         pytest.param(["prv", "/no/such"], 2, "no data set is named prv: did you mean prw", id="misspelt"),
         pytest.param(["prw", "/no/such", "--sheet", "/no/such/x.png"], 2, "/no/such does not exist", id="sheet"),
+        pytest.param(["prw", "/no/such", "--sheet", "g.txt"], 2, "--sheet g.txt: a PNG is drawn there", id="no PNG"),
+        pytest.param(
+            ["synthetic", "/data"], 2, "synthetic is drawn and read from no folder: leave /data out", id="drawn"
+        ),
     ],
 )
 def test_a_wrong_argument_is_one_line(capsys, arguments, status, words):

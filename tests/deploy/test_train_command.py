@@ -85,6 +85,7 @@ def test_a_run_in_pieces_says_where_it_is_and_goes_on_elsewhere(market, tmp_path
     assert first["losses"].keys() == {"softmax"}
     assert first["pictures_per_s"] > 0
     assert 0 <= first["waiting"] <= 1
+    assert checkpoint.load(here / "run").counts == {"pictures": 32, "people": 8}
     said = capsys.readouterr().out
     assert "osnet on market1501 at 64x32, from scratch, 2 epochs, fp32" in said
     assert f"{here}/run/checkpoint.pt: schedule not complete; the same command goes on" in said
@@ -106,8 +107,9 @@ def test_a_run_in_pieces_says_where_it_is_and_goes_on_elsewhere(market, tmp_path
 
 def test_a_checkpoint_begins_another_run(market, tmp_path, capsys):
     assert _train(market, tmp_path / "first", *OSNET, "--epochs", "1") == 0
-    start = str(tmp_path / "first" / "run" / "checkpoint.pt")
-    assert _train(market, tmp_path / "second", *OSNET, "--epochs", "1", "--start", start, "--people", "6") == 0
+    folder = str(tmp_path / "first" / "run")
+    start = f"{folder}/checkpoint.pt"
+    assert _train(market, tmp_path / "second", *OSNET, "--epochs", "1", "--start", folder, "--people", "6") == 0
     assert "the head is new, for it tells other people apart" in capsys.readouterr().out
     third = (*OSNET, "--epochs", "1", "--start", start)
     assert _train(market, tmp_path / "third", *third, "--max-minutes", "0") == 0
@@ -134,7 +136,7 @@ def test_what_the_weights_have_seen_goes_with_them_from_run_to_run(market, tmp_p
     first = tmp_path / "first" / "run" / "checkpoint.pt"
     assert _train(market, tmp_path / "second", *short, "--data", "duke", "--start", str(first)) == 0
     assert seen("second") == ["market1501", "duke"]
-    assert _train(market, tmp_path / "third", *short, "--data", "duke", "--weights", str(first)) == 0
+    assert _train(market, tmp_path / "third", *short, "--data", "duke", "--weights", str(first.parent)) == 0
     assert seen("third") == ["market1501", "duke"]
     theirs = tmp_path / "osnet_x0_25.pth"
     torch.save(checkpoint.load(first).network, theirs)
@@ -165,12 +167,15 @@ def test_what_became_of_somebody_else_s_weights_is_said(market, tmp_path, capsys
 
 def test_where_nothing_can_be_written_is_said_before_the_data_are_read(tmp_path, capsys):
     (tmp_path / "file").write_text("")
+    (tmp_path / "taken" / "checkpoint.pt").mkdir(parents=True)
     data = ["--data", "market1501", "--root", "nowhere"]
     for output, said in (
         (tmp_path / "file", "file is a file; name a folder"),
         (tmp_path / "file" / "run", "file is a file; name a folder"),
         ("/proc/x", "nothing can be written there"),
         (tmp_path / ("x" * 300), "nothing can be written there (File name too long)"),
+        (tmp_path / "taken", f"{tmp_path / 'taken' / 'checkpoint.pt'} is a folder; name another --output"),
+        ("", "'--output': it is empty; . is the folder you are in"),
     ):
         assert status_of(["train", "osnet", *data, "--output", str(output)]) == 2
         line = capsys.readouterr().err
@@ -233,8 +238,9 @@ def test_person_search_learns_a_few_frames_by_heart_and_is_scored(prw, tmp_path,
     )  # fmt: skip
     small = [word for key in keys for word in ("--set", key)]
     assert status_of(["train", "person-search", *run, *small, "--from-scratch"]) == 0
-    rows = checkpoint.load(tmp_path / "run" / "checkpoint.pt").history
-    losses = [sum(value for key, value in row.items() if key.startswith("loss/")) for row in rows]
+    saved = checkpoint.load(tmp_path / "run" / "checkpoint.pt")
+    assert saved.counts == {"pictures": 4, "people": 2}
+    losses = [sum(value for key, value in row.items() if key.startswith("loss/")) for row in saved.history]
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
     found, searched = _scored(tmp_path / "run", ["detection", "seqnet"], capsys)
     average_precision, recall, people = found
@@ -263,7 +269,7 @@ def test_ctrl_c_saves_and_leaves_with_status_130(market, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert "is saved; the same command goes on" in out
+    assert out.splitlines()[-1].endswith("checkpoint.pt is saved; the same command goes on")
     assert err == "sightline: interrupted\n"
     assert checkpoint.load(tmp_path / "run" / "checkpoint.pt").step >= 1
 
@@ -295,6 +301,15 @@ def test_torchrun_spreads_the_command_and_one_process_speaks(market, tmp_path):
         pytest.param(["osnet", "--recipe", "no.toml"], 2, "the recipe no.toml cannot be read", id="missing recipe"),
         pytest.param(["mgre", "--recipe", "osnet.toml"], 2, "osnet.toml is a recipe for osnet", id="other method"),
         pytest.param(["osnet", "--recipe", "wrong.toml"], 2, "unknown key epoch: did you mean epochs", id="key in a file"),
+        pytest.param(
+            ["mgre", "--recipe", "nameless.toml"], 2, 'nameless.toml names no method: add the line method = "mgre"', id="no method"
+        ),
+        pytest.param(["osnet", "--root", "x"], 2, "root = 'x': data is synthetic, which is drawn", id="root of drawn data"),
+        pytest.param(
+            ["osnet", "--data", "synthetic-mix", "--set", "root=x"], 2, "name the set that lies there with --data", id="root of the mix"
+        ),
+        pytest.param(["osnet", "--recipe", "root.toml"], 2, "root = 'x': data is synthetic", id="root in a file, no data"),
+        pytest.param(["osnet", "--weights", "."], 1, "weights = '.' is a folder without a checkpoint.pt", id="folder of weights"),
         pytest.param(["osnet", "--set", "widht=1"], 2, "unknown key widht: did you mean width", id="key on the line"),
         pytest.param(["osnet", "--set", "width"], 2, "expected KEY=VALUE", id="key without value"),
         pytest.param(["osnet", "--precision", "fp8"], 2, "precision = 'fp8' is refused", id="precision"),
@@ -322,6 +337,8 @@ def test_torchrun_spreads_the_command_and_one_process_speaks(market, tmp_path):
 def test_wrong_usage_ends_in_one_line(arguments, status, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "osnet.toml").write_text('method = "osnet"\n')
+    (tmp_path / "nameless.toml").write_text("")
+    (tmp_path / "root.toml").write_text('method = "osnet"\nroot = "x"\n')
     (tmp_path / "wrong.toml").write_text('method = "osnet"\nepoch = 3\n')
     train = [] if arguments[0] in ("evaluate", "export") else ["train", "--output", "run"]
     assert status_of([*train, *arguments]) == status
@@ -337,6 +354,12 @@ def test_drawn_people_are_trained_on_from_scratch_at_half_size_unless_told_other
     assert (told.input_hw, told.weights) == ((256, 128), "imagenet")
     real = make_run_recipe("eprinet", None, {"data": "market1501"})
     assert (real.input_hw, real.weights) == ((384, 192), "imagenet")
+
+
+def test_a_recipe_with_a_folder_is_tried_on_drawn_people(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text('method = "osnet"\ndata = "market1501"\nroot = "/data"\n')
+    assert make_run_recipe("osnet", path, {"data": "synthetic"}).data == "synthetic"
 
 
 def test_drawn_scenes_are_searched_at_their_own_size_with_anchors_as_large_as_their_people():

@@ -67,6 +67,7 @@ def test_a_flipped_bit_of_a_weight_is_refused_and_the_part_is_named(whole: Path,
         pytest.param({"progress": "half"}, "progress", id="progress a word"),
         pytest.param({"history": {"a": 1}}, "history", id="history a dict"),
         pytest.param({"best": {"mAP": "good"}}, "best", id="best a word"),
+        pytest.param({"counts": {"pictures": "many"}}, "counts", id="counts a word"),
         pytest.param({"data_sets": "market1501"}, "data_sets", id="data sets a word"),
     ],
 )
@@ -82,6 +83,18 @@ def test_a_file_with_our_keys_and_other_values_is_refused_in_one_line(
         said = capsys.readouterr().err
         assert f"is not a checkpoint of this program or is damaged (its {field} is not one)" in said
         assert said.count("\n") == 1
+
+
+def test_a_training_s_folder_stands_for_its_last_checkpoint(whole: Path, tmp_path: Path) -> None:
+    folder, mean = str(whole.parent), tmp_path / "mean.pt"
+    assert checkpoint.load(whole.parent).file == str(whole)
+    assert status_of(["average", folder, folder, "--output", str(mean)]) == 0
+    assert torch.equal(checkpoint.load(mean).network["layer.weight"], NETWORK["layer.weight"])
+    before = whole.read_bytes()
+    assert status_of(["average", folder, folder, "--output", str(whole)]) == 2  # read here itself
+    assert whole.read_bytes() == before
+    with pytest.raises(DataError, match=f"no checkpoint at {tmp_path}: "):
+        checkpoint.load(tmp_path)
 
 
 def test_somebody_s_weights_are_no_training_and_the_line_says_who_takes_them(tmp_path: Path) -> None:
@@ -132,6 +145,11 @@ def test_an_older_checkpoint_has_seen_what_its_recipe_says(
     old = WHOLE | {"version": 2, "recipe": json.dumps({"method": "osnet", **recipe})}
     torch.save(old, tmp_path / "old.pt")
     assert checkpoint.load(tmp_path / "old.pt").data_sets == names
+
+
+def test_a_checkpoint_of_version_3_says_not_how_much_it_was_trained_on(tmp_path: Path) -> None:
+    torch.save(WHOLE | {"version": 3}, tmp_path / "old.pt")
+    assert checkpoint.load(tmp_path / "old.pt").counts == {}
 
 
 def test_a_checkpoint_of_a_newer_sightline_is_refused_with_both_versions(tmp_path: Path) -> None:

@@ -219,6 +219,22 @@ def test_an_output_that_is_no_folder_is_said_before_training(tmp_path):
     assert task.trained_on == []
 
 
+def test_one_training_at_a_time_writes_into_a_folder(tmp_path):
+    refused = []
+
+    def second(progress):
+        task = _toy()
+        with pytest.raises(UsageError, match=rf"another training writes into {tmp_path} now: .*another --output"):
+            train(task, tmp_path)
+        refused.append(task.trained_on)
+
+    train(_toy(), tmp_path, report=second, report_every_s=0, max_minutes=0)
+    assert refused == [[]]
+    assert _load(tmp_path).step == 1
+    assert len(list((tmp_path / "log").iterdir())) == 1
+    assert train(_toy(), tmp_path)
+
+
 def test_people_with_fewer_pictures_than_a_batch_shows_are_trained_on(tmp_path):
     task = _toy(crops(people=2, pictures=1), epochs=3)
     assert train(task, tmp_path)

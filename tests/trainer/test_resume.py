@@ -226,6 +226,22 @@ def test_data_that_lies_elsewhere_now_does_not_matter(tmp_path):
     assert train(_toy(root="/there"), tmp_path)
 
 
+def test_a_run_goes_on_with_as_many_pictures_and_people_alone(tmp_path):
+    def task(pictures):
+        made = ToyTask(ToyRecipe(), crops(pictures=pictures))
+        made.counts = {"pictures": 4 * pictures, "people": 4}
+        return made
+
+    _cut(task(5), tmp_path, 3)
+    said = r"checkpoint\.pt was trained on 20 pictures, 4 people, synthetic holds 32 pictures, 4 people now: .*another --output"
+    with pytest.raises(UsageError, match=said):
+        train(task(8), tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    assert checkpoint.load(path).step == 3
+    checkpoint.save(path, replace(checkpoint.load(path), counts={}))  # as before they were counted
+    assert train(task(8), tmp_path)
+
+
 def test_weights_alone_are_no_run_to_go_on_with(tmp_path):
     train(_toy(), tmp_path)
     (tmp_path / "best.pt").rename(tmp_path / "checkpoint.pt")

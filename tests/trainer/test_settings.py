@@ -138,6 +138,7 @@ def test_an_unknown_method_is_refused_with_the_known_ones():
         pytest.param(None, "cannot be read", id="missing"),
         pytest.param(b"method = ", "is not TOML", id="no TOML"),
         pytest.param(b"\xff\xfe", "is not TOML", id="no text"),
+        pytest.param(b"", 'recipe.toml names no method: add the line method = "osnet"', id="empty"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused_in_one_line(tmp_path, content, message):

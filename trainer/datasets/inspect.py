@@ -54,6 +54,10 @@ def inspect(name: str, root: Path | None, people: int, processes: int, report: R
     if known is None:
         if name not in REID_NAMES:
             raise UsageError(unknown(name, (*REID_NAMES, *SEARCH)))
+        if root is not None:
+            raise UsageError(
+                f"{name} is drawn and read from no folder: leave {root} out, or name the set that lies there"
+            )
         return _inspect_drawn(name, people, processes, report)
     if isinstance(known, ReidSet):
         listing = known.read(folder_of(name, root or ""))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stream.errors import DataError
-from trainer.datasets.listing import Listed, Listing, find_root, listed, several
+from trainer.datasets.listing import Finding, Listed, Listing, find_root, listed, several
 from trainer.datasets.pictures import ENDINGS
 
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
@@ -67,8 +67,23 @@ def read_folder(root: Path) -> Listing:
         _listed_or_none(root, query),
         _listed_or_none(root, gallery),
         notes=notes,
-        problems=several(odd, "pictures are not named CAMERA_*.jpg in a person's folder and left out"),
+        problems=[
+            *_market_like(root),
+            *several(odd, "pictures are not named CAMERA_*.jpg in a person's folder and left out"),
+        ],
     )
+
+
+def _market_like(root: Path) -> list[Finding]:
+    """What to say of a folder of folders that holds those of Market-1501."""
+    if not all((root / folder).is_dir() for folder in FOLDERS):
+        return []
+    return [
+        Finding(
+            f"this looks like Market-1501's layout, whose folders {', '.join(FOLDERS)} are read as people here: its name is market1501 "
+            f"(sightline data inspect market1501 {root})"
+        )
+    ]
 
 
 def _people(root: Path, folder: Path, cameras: dict[str, int], odd: list[str]) -> list[Row]:
