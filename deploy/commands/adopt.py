@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from deploy.output import JsonPath, Output, Thresholds
+from deploy.output import JsonPath, Output, Thresholds, named_path
 
 Preset = Literal["yolox", "omz-reid", "torchreid"]
 
@@ -25,7 +25,10 @@ def adopt(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder to write.", show_default="your data folder, by name")
+        Path | None,
+        typer.Option(
+            metavar="DIR", parser=named_path, help="Folder to write.", show_default="your data folder, by name"
+        ),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a bundle that is there.")] = False,
     version: Annotated[str, typer.Option(help="The version on its card.")] = "1",

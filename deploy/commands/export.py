@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.output import JsonPath, Output, Thresholds
+from deploy.output import JsonPath, Output, Thresholds, named_path
 from stream.errors import UsageError
 from stream.model import Precision
 
@@ -14,11 +14,11 @@ def export(
     model: Annotated[
         str,
         typer.Argument(
-            help="checkpoint.pt of a training run; with --precision also a bundle, by name or folder.",
+            help="checkpoint.pt of a training run, or its folder; with --precision also a bundle, by name or folder.",
             show_default=False,
         ),
     ],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the bundle.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", parser=named_path, help="Folder of the bundle.")],
     name: Annotated[str, typer.Option(help="The model's name on its card; a bundle's is kept and lengthened.")] = "",
     version: Annotated[
         str, typer.Option(help="The model's version on its card.", show_default="1, or the bundle's")
@@ -66,8 +66,8 @@ def export(
     report = Output(json)
     if calibration is not None and precision == "fp32":
         raise UsageError("--calibration is for --precision fp16 and int8")
-    of_a_bundle = precision != "fp32" or model in names() or (Path(model) / CARD).is_file()
-    if of_a_bundle and not model.endswith(".pt"):
+    is_run = model.endswith(".pt") or (Path(model) / "checkpoint.pt").is_file()
+    if model in names() or (Path(model) / CARD).is_file() or (precision != "fp32" and not is_run):
         if source or licence or scores or default or height or width:
             raise UsageError(
                 "--source, --licence, --scores, --default, --height and --width are for a checkpoint: "

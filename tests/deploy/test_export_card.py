@@ -88,7 +88,8 @@ def test_a_checkpoint_in_another_precision_passes_the_gate_of_that_in_every_runt
     (tmp_path / "scenes").mkdir()
     for place, scene in enumerate(tiny_models.pictures(64, (64, 96))):
         cv2.imwrite(str(tmp_path / "scenes" / f"{place}.png"), scene)
-    command = ["export", str(_saved(tmp_path, [])), "--output", str(tmp_path / "b"), *SMALL, "--precision", "fp16"]
+    _saved(tmp_path, []).rename(tmp_path / "checkpoint.pt")  # and a run's folder stands for it
+    command = ["export", str(tmp_path), "--output", str(tmp_path / "b"), *SMALL, "--precision", "fp16"]
     assert status_of([*command, "--calibration", str(tmp_path / "scenes")]) == 0
     assert "in fp16 it passed the gate in ONNX Runtime and OpenVINO\n" in capsys.readouterr().out
     assert load_bundle(tmp_path / "b").card.precision == "fp16"
@@ -140,6 +141,10 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
 ) -> None:
     saved = _saved(tmp_path, [])
     (tmp_path / "file").write_text("")
-    for output, said in ((str(tmp_path / "file"), "is a file; name a folder"), ("/proc/x", "nothing can be written")):
+    for output, said in (
+        (str(tmp_path / "file"), "is a file; name a folder"),
+        ("/proc/x", "nothing can be written"),
+        ("", "it is empty"),
+    ):
         assert status_of(["export", str(saved), "--output", output, *SMALL]) == 2
         assert said in capsys.readouterr().err
