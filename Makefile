@@ -41,8 +41,8 @@ gpu-check:  ## on a machine with an NVIDIA GPU: build TensorRT engines of the sh
 	@nvidia-smi -L >/dev/null 2>&1 || { echo "gpu-check: no NVIDIA GPU can be seen (nvidia-smi -L): run it on a machine with one"; exit 1; }
 	@command -v nvcc >/dev/null || { echo "gpu-check: the CUDA toolkit's nvcc is not on the PATH, and pycuda is built with it (docs/tensorrt.md)"; exit 1; }
 	@$(MAKE) --no-print-directory .venv/.gpu
-	$(BIN)/pytest tests/deploy/test_gpu.py
-	$(BIN)/python benchmarks/gpu_check.py --json report/gpu-check.json
+	@status=0; $(BIN)/pytest tests/deploy/test_gpu.py || status=$$?; \
+	$(BIN)/python benchmarks/gpu_check.py --json report/gpu-check.json || status=$$?; exit $$status
 
 services:  ## install the tests' RTSP and Redis servers where root may (Kafka comes through Maven when the tests start)
 	@tests/install_services.sh

@@ -3,7 +3,8 @@
     make gpu-check
 
 Methods have random weights: whether TensorRT takes and computes their graphs does not depend on them. Ends with status 0 and a table for
-benchmarks/results.md where all is well, with status 1 and a line for each model that is not.
+benchmarks/results.md where all is well, with status 1 and a line for each model and precision that is not; the others are measured.
+A precision that a model does not bear, which is found before TensorRT is asked, is said and no fault.
 """
 
 import argparse
@@ -11,10 +12,12 @@ import json
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -26,13 +29,18 @@ from deploy.backends.trt import TensorRTBackend, plan_of
 from deploy.bench_networks import NETWORKS, random_bundle
 from deploy.bundle import SHIPPED, Bundle, load_bundle, write_bundle
 from deploy.engine import Profile
-from stream.errors import SightlineError
-from stream.model import Backend
+from stream.errors import BundleError, SightlineError
+from stream.model import Backend, Precision
 from trainer import drawn
+from trainer.settings import Recipe
 
 SECONDS = 2.0
 FRAME_HW = (720, 1280)
 PEOPLE_HW = ((60, 25), (400, 170))  # smallest and largest person in a 720p picture
+
+
+class NotConverted(SightlineError):
+    """A model does not bear a precision, which says nothing about TensorRT."""
 
 
 def main() -> int:
@@ -47,48 +55,62 @@ def main() -> int:
         return 1
     print(f"{gpu.name} (compute capability {gpu.capability}), driver {gpu.driver}, TensorRT {version}\n")
     rows: list[dict[str, Any]] = []
-    failed = 0
+    failed: list[str] = []
     try:
         with tempfile.TemporaryDirectory() as folder:
-            for bundle in subjects(Path(folder)):
+            for name, make in subjects(Path(folder)):
                 try:
-                    rows += measured(bundle)
-                except SightlineError as error:  # the others are worth knowing too
-                    failed += 1
-                    print(f"gpu-check: {error}", file=sys.stderr)
-    except SightlineError as error:
-        failed += 1
-        print(f"gpu-check: {error}", file=sys.stderr)
+                    rows += measured(make())
+                except NotConverted as error:
+                    print(f"gpu-check: {name} is not tried: {error}", file=sys.stderr)
+                except Exception as error:  # of whatever kind: much of this runs for the first time, and the others are worth knowing too
+                    failed.append(f"{name}: {told(error)}")
+                    print(f"gpu-check: {failed[-1]}", file=sys.stderr)
     finally:
         show(rows)
         if given.json:
             given.json.parent.mkdir(parents=True, exist_ok=True)
-            given.json.write_text(
-                json.dumps({"gpu": gpu.name, "driver": gpu.driver, "tensorrt": version, "rows": rows}, indent=2)
-            )
+            report = {"gpu": gpu.name, "driver": gpu.driver, "tensorrt": version, "rows": rows, "failed": failed}
+            given.json.write_text(json.dumps(report, indent=2))
     return 1 if failed else 0
 
 
-def subjects(folder: Path) -> Iterator[Bundle]:
-    """The shipped bundles in every precision, then a network of each method in fp32."""
+def told(error: Exception) -> str:
+    """An error in one line: one of ours as it is, any other with its kind and place."""
+    said = " ".join(str(error).split())
+    if isinstance(error, SightlineError):
+        return said
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {said} ({place.filename}:{place.lineno})"
+
+
+def subjects(folder: Path) -> Iterator[tuple[str, Callable[[], Bundle]]]:
+    """Names, and what makes their bundles: the shipped ones in every precision, then a network of each method in fp32."""
     for card in sorted(SHIPPED.glob("*/card.json")):
-        yield from variants(load_bundle(card.parent), folder)
+        shipped = card.parent
+        yield f"{shipped.name} as shipped", partial(load_bundle, shipped)
+        for kind in get_args(Precision)[1:]:
+            yield f"{shipped.name} {kind}", partial(converted, shipped, kind, folder / f"{shipped.name}-{kind}")
     for name, recipe in NETWORKS.items():
-        yield random_bundle(name, recipe, folder / name)[0]
+        yield f"{name} with random weights", partial(made, name, recipe, folder / name)
 
 
-def variants(bundle: Bundle, folder: Path) -> list[Bundle]:
-    """The bundle as it ships, and with its graph in half precision and int8."""
-    made = [bundle]
-    golden = bundle.golden()
+def made(name: str, recipe: Recipe, folder: Path) -> Bundle:
+    return random_bundle(name, recipe, folder)[0]
+
+
+def converted(shipped: Path, kind: Precision, folder: Path) -> Bundle:
+    """A shipped bundle with its graph in another precision. Raises `NotConverted` where it does not bear it."""
+    bundle = load_bundle(shipped)
     shown = "crops" if bundle.card.kind == "embedder" else "scenes"
     calibration = drawn.training_pictures(shown, precision.LEAST_PICTURES)
     images = scaled(calibration, bundle.card.input_hw, fit_of(bundle.card.kind))
-    for kind in ("fp16", "int8"):
+    try:
         graph = precision.convert(bundle.model.read_bytes(), kind, images)
-        card = msgspec.structs.replace(bundle.card, precision=kind)
-        made.append(write_bundle(folder / f"{card.name}-{kind}", graph, card, golden, bundle.links))
-    return made
+    except BundleError as error:
+        raise NotConverted(str(error)) from error
+    card = msgspec.structs.replace(bundle.card, precision=kind)
+    return write_bundle(folder, graph, card, bundle.golden(), bundle.links)
 
 
 def measured(bundle: Bundle) -> list[dict[str, Any]]:
@@ -147,11 +169,10 @@ def scaled_alike(backend: TensorRTBackend) -> str:
 
 def check_side_by_side(bundle: Bundle, plan: bytes, images: np.ndarray) -> None:
     """Two engines in a process give the same to the bit, and closing one leaves the other as it was."""
-    one, two = TensorRTBackend(bundle, plan), TensorRTBackend(bundle, plan)
-    first, second = one.infer(images), two.infer(images)
-    one.close()
-    third = two.infer(images)
-    two.close()
+    with closing(TensorRTBackend(bundle, plan)) as one, closing(TensorRTBackend(bundle, plan)) as two:
+        first, second = one.infer(images), two.infer(images)
+        one.close()
+        third = two.infer(images)
     for name, values in first.items():
         if not (np.array_equal(values, second[name]) and np.array_equal(values, third[name])):
             raise SightlineError(f"{bundle.card.name}: two engines of one plan do not give the same {name}")

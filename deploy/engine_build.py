@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 Progress = Callable[[str, int, int], None]
-"""A phase's name, steps done, steps in all."""
+"""A phase's name, steps done, steps in all; called by threads of TensorRT's own."""
+LOOK_S = 0.1
+"""How often the main thread looks for Ctrl-C while an engine is built."""
 
 
 def target_of(
@@ -78,8 +81,12 @@ def build_plan(bundle: Bundle, target: Target, device: Device, progress: Progres
             config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
         monitor = _monitor(progress)
         config.progress_monitor = monitor
-        with _heard(monitor):
-            plan: Any = builder.build_serialized_network(network, config)
+
+        def build() -> Any:
+            with device.current(doing):  # a context belongs to threads
+                return builder.build_serialized_network(network, config)
+
+        plan = _beside(build, monitor)
         if monitor.interrupted:
             raise KeyboardInterrupt
         if plan is None:
@@ -123,6 +130,16 @@ def _refused(parser: "trt.OnnxParser") -> str:
     return (
         f"the parser does not take {'; '.join(nodes) or 'the graph'}{more}; `sightline build --check` lists such nodes"
     )
+
+
+def _beside(build: Callable[[], Any], monitor: Any) -> Any:
+    """What `build` gives, called in a thread of its own: Python runs handlers of signals in the main thread alone, and there only
+    between its own steps, of which a call into TensorRT is one that takes minutes."""
+    with _heard(monitor), ThreadPoolExecutor(1) as worker:
+        built = worker.submit(build)
+        while not wait([built], LOOK_S).done:
+            pass
+    return built.result()
 
 
 @contextmanager

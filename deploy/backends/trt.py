@@ -4,8 +4,10 @@ No part of this has met a GPU yet; `make gpu-check` on a machine with one builds
 """
 
 import logging
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -17,7 +19,7 @@ from deploy.backends.auto import verify
 from deploy.backends.cuda import device
 from deploy.backends.cut import check_images
 from deploy.backends.pixels import Resizer, scaled
-from deploy.backends.trt_slot import Slot, Tensors
+from deploy.backends.trt_slot import Slot, Tensors, fits, sizes
 from deploy.bundle import Bundle
 from deploy.engine import WORKSPACE_MIB, Profile, Say, Sidecar
 from deploy.engine_build import Progress, build_plan, target_of
@@ -105,14 +107,22 @@ class TensorRTBackend:
         self.card = bundle.card
         self._device = device()
         self._doing = f"{self.card.name} on {self._device.name}"
+        self._runtime: trt.Runtime | None = None
+        self._engine: trt.ICudaEngine | None = None
         self._slots: list[Slot] = []
-        runtime, loaded = self._of_the_cache(bundle) if plan is None else self._deserialised(plan)
-        with self._device.current(self._doing) as cuda:
-            tensors = _tensors(loaded, self.card)
-            self._most = tensors.most
-            self._slots = [Slot(loaded, tensors, cuda, self._doing) for _ in range(SLOTS)]
-            self._resizer = _resizer()
-        self._held: list[object] = [loaded, runtime]
+        self._resizer: Resizer | None = None
+        try:
+            self._runtime, self._engine = self._of_the_cache(bundle) if plan is None else self._deserialised(plan)
+            with self._device.current(self._doing) as cuda:
+                tensors = _tensors(self._engine, self.card)
+                self._most = tensors.most
+                for _ in range(SLOTS):
+                    self._slots.append(Slot(self._engine, tensors, cuda, self._doing))
+                self._resizer = _resizer()
+        except BaseException as error:
+            _let_go_of_locals(error)
+            self.close()
+            raise
 
     def _of_the_cache(self, bundle: Bundle) -> "tuple[trt.Runtime, trt.ICudaEngine]":
         """What the cache has, or what is built where this TensorRT does not load that: one that is version-compatible loads in newer
@@ -179,18 +189,25 @@ class TensorRTBackend:
 
     def close(self) -> None:
         """Free everything, in the order that TensorRT asks for: contexts and buffers, then the engine, then its runtime."""
-        if not self._slots:
+        if self._runtime is None:
             return
         slots, self._slots = self._slots, []
         try:
-            with self._device.current(self._doing):
-                for slot in slots:
-                    slot.free()
-                self._resizer = None
-                while self._held:
-                    self._held.pop(0)
+            # the last that is named is the first that is done; one that fails does not keep the others from it
+            with self._device.current(self._doing), ExitStack() as steps:
+                for name in ("_runtime", "_engine", "_resizer"):
+                    steps.callback(setattr, self, name, None)
+                for slot in reversed(slots):
+                    steps.callback(slot.free)
         except DeviceError as error:  # of a GPU that is lost there is nothing left to free
             log.warning("%s", error)
+
+
+def _let_go_of_locals(error: BaseException | None) -> None:
+    """Calls that failed leave their variables to the error, engines among them: whoever keeps it would keep the GPU's memory."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__
 
 
 def _resizer() -> Resizer | None:
@@ -213,8 +230,8 @@ def _tensors(engine: "trt.ICudaEngine", card: ModelCard) -> Tensors:
     wanted = {name: (trt.DataType.FLOAT, shape) for name, shape in card.outputs.items()}
     wanted |= dict.fromkeys(inputs, (trt.DataType.UINT8, (*card.input_hw, 3)))
     for name, (kind, shape) in wanted.items():
-        found = (engine.get_tensor_dtype(name), _after_batch(engine.get_tensor_shape(name))) if name in names else None
-        if found is None or found[0] != kind or not _fits(found[1], shape):
+        found = (engine.get_tensor_dtype(name), sizes(engine.get_tensor_shape(name))[1:]) if name in names else None
+        if found is None or found[0] != kind or not fits(found[1], shape):
             raise EngineError(
                 f"{card.name}: the engine's {name} is {found} after the batch axis, its card says {(kind, shape)}"
             )
@@ -224,12 +241,3 @@ def _tensors(engine: "trt.ICudaEngine", card: ModelCard) -> Tensors:
         )
     least, _, most = engine.get_tensor_profile_shape(inputs[0], 0)
     return Tensors(inputs[0], card.input_hw, dict(card.outputs), least[0], most[0])
-
-
-def _after_batch(shape: "trt.Dims") -> tuple[int, ...]:
-    return tuple(shape[place] for place in range(1, len(shape)))
-
-
-def _fits(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """-1: TensorRT does not see that a graph always gives as many."""
-    return len(found) == len(shape) and all(have in (-1, want) for have, want in zip(found, shape, strict=True))

@@ -5,6 +5,7 @@ turn therefore copy one batch while they compute the other. All methods run with
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from deploy.backends import tensorrt_api
 from deploy.backends.pixels import JOB, Resizer, jobs_of, pack
+from stream.errors import EngineError
 from stream.model import Fit
 
 if TYPE_CHECKING:
@@ -37,32 +39,57 @@ class Tensors:
 
 
 class Slot:
-    """Buffers are allocated here and once; those for pictures of any size grow with the largest that came."""
+    """Buffers are allocated here and once; those for pictures of any size grow with the largest that came.
+
+    Raises `EngineError` where outputs are not of the card's shape, what CUDA raises where memory is full; then nothing is left behind.
+    """
 
     def __init__(self, engine: "trt.ICudaEngine", tensors: Tensors, cuda: ModuleType, doing: str) -> None:
         self._tensors = tensors
         self._cuda = cuda
         self._doing = doing
         _, self._said = tensorrt_api.logger()
-        self._said.clear()
-        context = engine.create_execution_context()
-        if context is None:
-            raise self._said.explained(doing)
-        self._context: trt.IExecutionContext | None = context
-        self._stream = cuda.Stream()
-        shapes = {tensors.input: (*tensors.input_hw, 3)} | tensors.outputs
-        kinds = {tensors.input: np.uint8} | dict.fromkeys(tensors.outputs, np.float32)
-        self._host: dict[str, NDArray[Any]] = {
-            name: cuda.pagelocked_empty((tensors.most, *shape), kinds[name]) for name, shape in shapes.items()
-        }
-        self._device = {name: cuda.mem_alloc(array.nbytes) for name, array in self._host.items()}
-        for name, memory in self._device.items():
-            self._must(context.set_tensor_address(name, int(memory)))
-        self._host_jobs = cuda.pagelocked_empty((tensors.most, JOB), np.int64)
-        self._device_jobs = cuda.mem_alloc(self._host_jobs.nbytes)
+        self._context: trt.IExecutionContext | None = None
+        self._stream: Any = None
+        self._host: dict[str, NDArray[Any]] = {}
+        self._device: dict[str, Any] = {}
+        self._host_jobs = np.empty(0, np.int64)
+        self._device_jobs: Any = None
         self._host_pictures: U8 = np.empty(0, np.uint8)
         self._device_pictures: Any = None
         self._n = 0
+        try:
+            self._allocate(engine)
+        except BaseException:
+            with suppress(cuda.Error):
+                self.free()
+            raise
+
+    def _allocate(self, engine: "trt.ICudaEngine") -> None:
+        tensors, cuda = self._tensors, self._cuda
+        self._said.clear()
+        self._context = engine.create_execution_context()
+        if self._context is None:
+            raise self._said.explained(self._doing)
+        self._stream = cuda.Stream()
+        self._must(self._context.set_input_shape(tensors.input, (tensors.most, *tensors.input_hw, 3)))
+        for name, shape in tensors.outputs.items():
+            found, wanted = sizes(self._context.get_tensor_shape(name)), (tensors.most, *shape)
+            if not fits(found, wanted):
+                raise EngineError(f"{self._doing}: the engine's {name} is {found}, its card says {wanted}")
+        shapes = {tensors.input: (*tensors.input_hw, 3)} | tensors.outputs
+        kinds = {tensors.input: np.uint8} | dict.fromkeys(tensors.outputs, np.float32)
+        for name, shape in shapes.items():
+            self._host[name] = cuda.pagelocked_empty((tensors.most, *shape), kinds[name])
+            size = self._host[name].nbytes
+            if (
+                name in tensors.outputs
+            ):  # of a shape that TensorRT does not see it has a bound of its own, and may write as far
+                size = max(size, self._context.get_max_output_size(name))
+            self._device[name] = cuda.mem_alloc(size)
+            self._must(self._context.set_tensor_address(name, int(self._device[name])))
+        self._host_jobs = cuda.pagelocked_empty((tensors.most, JOB), np.int64)
+        self._device_jobs = cuda.mem_alloc(self._host_jobs.nbytes)
 
     def copy(self, images: U8) -> None:
         """Bring a batch (n, H, W, 3) onto the GPU."""
@@ -105,24 +132,45 @@ class Slot:
             values[:] = self._host[name][: self._n]
 
     def free(self) -> None:
-        """The context first, then its memory, then the stream."""
-        self._context = None
-        for memory in (*self._device.values(), self._device_jobs, self._device_pictures):
-            if memory is not None:
-                memory.free()
-        self._device, self._host, self._device_jobs, self._device_pictures = {}, {}, None, None
-        self._host_jobs = self._host_pictures = np.empty(0, np.uint8)
+        """Wait for what is queued; then the context goes first, its memory next, the stream last.
+
+        All of it is tried, and the last error of CUDA raised: on a GPU that is lost every step has one.
+        """
+        memory = [one for one in (*self._device.values(), self._device_jobs, self._device_pictures) if one is not None]
+        self._device, self._device_jobs, self._device_pictures = {}, None, None
+        with ExitStack() as steps:  # the last that is named is the first that is done
+            steps.callback(self._let_go)
+            for one in memory:
+                steps.callback(one.free)
+            steps.callback(setattr, self, "_context", None)
+            if self._stream is not None:
+                steps.callback(self._stream.synchronize)
+
+    def _let_go(self) -> None:
+        self._host, self._host_jobs, self._host_pictures = {}, np.empty(0, np.int64), np.empty(0, np.uint8)
         self._stream = None
 
     def _make_room(self, size: int) -> None:
         if size <= self._host_pictures.nbytes:
             return
-        if self._device_pictures is not None:
-            self._device_pictures.free()
-        self._host_pictures = self._cuda.pagelocked_empty(size, np.uint8)
-        self._device_pictures = self._cuda.mem_alloc(size)
+        self._stream.synchronize()  # a call that failed may have left a copy from there in the queue
+        small, self._device_pictures, self._host_pictures = self._device_pictures, None, np.empty(0, np.uint8)
+        if small is not None:
+            small.free()
+        host, memory = self._cuda.pagelocked_empty(size, np.uint8), self._cuda.mem_alloc(size)
+        self._host_pictures, self._device_pictures = host, memory
 
     def _must(self, done: bool) -> None:
         """TensorRT says no by False, and why in its log."""
         if not done:
             raise self._said.explained(self._doing)
+
+
+def sizes(shape: "trt.Dims") -> tuple[int, ...]:
+    """A tensor's shape as TensorRT has it."""
+    return tuple(shape[place] for place in range(len(shape)))
+
+
+def fits(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is of this shape. -1: TensorRT does not see that a graph always gives as many."""
+    return len(found) == len(shape) and all(have in (-1, want) for have, want in zip(found, shape, strict=True))

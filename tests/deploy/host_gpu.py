@@ -1,7 +1,8 @@
 """A GPU made of host memory, in place of the libraries that a machine without a GPU has not: pycuda and tensorrt.
 
 It is stricter than a real one where order matters: what is put on a stream happens when the stream is waited for and not before, so
-a result that is read too early, or a buffer that is filled too early, is wrong for certain. ONNX Runtime computes, the host's compiler
+a result that is read too early, or a buffer that is filled too early, is wrong for certain; and what a real one bears now and then (see
+`Gpu.misused`) fails the test. ONNX Runtime computes, the host's compiler
 compiles pixels.cu. It proves our bookkeeping and nothing about TensorRT; which names TensorRT has is tested against its own bindings
 (test_tensorrt_names.py).
 """
@@ -9,6 +10,7 @@ compiles pixels.cu. It proves our bookkeeping and nothing about TensorRT; which 
 import ctypes
 import itertools
 import json
+import signal
 import sys
 import threading
 import weakref
@@ -34,6 +36,10 @@ class Gpu:
     def __init__(self) -> None:
         self.name, self.capability, self.version, self.driver = "Host GPU", (9, 0), "11.4.0.106", 13000
         self.has_nvcc = True
+        self.room = 1 << 40
+        """Bytes of device memory in all."""
+        self.steps = 3
+        """Of a build."""
         self.fails: dict[str, str] = {}
         """Name of a CUDA call -> what the driver says when it is made."""
         self.not_taken: set[str] = set()
@@ -43,6 +49,8 @@ class Gpu:
         """What happened on streams, in its order."""
         self.gone: list[str] = []
         """What was let go of, in its order: contexts, memory, streams, engines, runtimes."""
+        self.misused: list[str] = []
+        """What went while queued work needed it, and what went where no context was current."""
         self.live: dict[int, np.ndarray] = {}
         """Device memory by address."""
         self.streams = weakref.WeakValueDictionary[int, Stream]()
@@ -56,7 +64,15 @@ class Gpu:
 
     def tells(self, what: str, of: object) -> None:
         """`gone` gets `what` once nothing holds `of` any more."""
-        weakref.finalize(of, self.gone.append, what)
+        weakref.finalize(of, self.is_gone, what, id(of))
+
+    def is_gone(self, what: str, key: int) -> None:
+        """`key`: what queued work that needs it names."""
+        self.gone.append(what)
+        if any(key in needs for stream in self.streams.values() for _, needs, _ in stream.queue):
+            self.misused.append(f"{what} went while work that needs it was queued")
+        if what in ("context", "engine") and not getattr(self.local, "stack", []):
+            self.misused.append(f"{what} went where no CUDA context was current")
 
     def memory(self, address: int, size: int) -> np.ndarray:
         for begin, array in self.live.items():
@@ -79,25 +95,29 @@ class Stream:
 
     def __init__(self, gpu: Gpu) -> None:
         gpu.needs_context("cuStreamCreate")
-        self.gpu, self.handle, self.queue = gpu, next(self.numbers), []
+        self.gpu, self.handle = gpu, next(self.numbers)
+        self.queue: list[tuple[str, tuple[int, ...], Callable[[], None]]] = []
+        """What it is, what it needs (addresses, id of a context), the work itself."""
         gpu.streams[self.handle] = self
         gpu.tells("stream", self)
 
-    def put(self, what: str, work: Callable[[], None]) -> None:
+    def put(self, what: str, needs: tuple[int, ...], work: Callable[[], None]) -> None:
         self.gpu.log.append(f"{what} queued on {self.handle}")
-        self.queue.append((what, work))
+        self.queue.append((what, needs, work))
 
     def synchronize(self) -> None:
+        queue, self.queue = self.queue, []  # of a GPU that is lost nothing is left
         self.gpu.needs_context("cuStreamSynchronize")
-        for what, work in self.queue:
+        for what, _, work in queue:
             work()
             self.gpu.log.append(f"{what} done on {self.handle}")
-        self.queue.clear()
 
 
 class Allocation:
     def __init__(self, gpu: Gpu, size: int) -> None:
         gpu.needs_context("cuMemAlloc")
+        if sum(array.nbytes for array in gpu.live.values()) + size > gpu.room:
+            raise LogicError("cuMemAlloc failed: out of memory")
         array = np.full(size, 0xCD, np.uint8)
         self.gpu, self.address, self.array = gpu, array.ctypes.data, array
         gpu.live[self.address] = array
@@ -108,7 +128,7 @@ class Allocation:
     def free(self) -> None:
         self.gpu.needs_context("cuMemFree")
         del self.gpu.live[self.address]
-        self.gpu.gone.append("memory")
+        self.gpu.is_gone("memory", self.address)
 
 
 def driver_module(gpu: Gpu) -> ModuleType:
@@ -147,13 +167,13 @@ def driver_module(gpu: Gpu) -> ModuleType:
         gpu.needs_context("cuMemcpyHtoDAsync")
         assert source.flags.c_contiguous
         flat = source.reshape(-1).view(np.uint8)
-        stream.put("copy in", lambda: np.copyto(gpu.memory(int(target), flat.nbytes), flat))
+        stream.put("copy in", (int(target),), lambda: np.copyto(gpu.memory(int(target), flat.nbytes), flat))
 
     def to_host(target: np.ndarray, source: Any, stream: Stream) -> None:
         gpu.needs_context("cuMemcpyDtoHAsync")
         assert target.flags.c_contiguous
         flat = target.reshape(-1).view(np.uint8)
-        stream.put("copy out", lambda: np.copyto(flat, gpu.memory(int(source), flat.nbytes)))
+        stream.put("copy out", (int(source),), lambda: np.copyto(flat, gpu.memory(int(source), flat.nbytes)))
 
     def pinned(shape: Any, dtype: Any) -> np.ndarray:
         gpu.needs_context("cuMemHostAlloc")
@@ -187,9 +207,9 @@ def compiler_module(gpu: Gpu) -> ModuleType:
             def launch(
                 pixels: Any, jobs: Any, batch: Any, height: Any, width: Any, *, block: Any, grid: Any, stream: Any
             ) -> None:
-                pointers = [ctypes.c_void_p(int(one)) for one in (pixels, jobs, batch)]
+                needs = (int(pixels), int(jobs), int(batch))
                 sizes = [ctypes.c_int(int(one)) for one in (height, width, *grid, *block)]
-                stream.put("kernel", lambda: self.library.on_host(*pointers, *sizes))
+                stream.put("kernel", needs, lambda: self.library.on_host(*map(ctypes.c_void_p, needs), *sizes))
 
             return launch
 
@@ -199,6 +219,10 @@ def compiler_module(gpu: Gpu) -> ModuleType:
 
 class ILogger:
     INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+
+UNSEEN = 6
+"""Values per picture of an output whose graph does not say how many: as many as `tiny_models.embedder` gives."""
 
 
 class Dims4(tuple):  # as TensorRT's: made of a sequence
@@ -243,17 +267,9 @@ class Builder:
         return profile
 
     def build_serialized_network(self, network: Any, config: "Config") -> bytes | None:
+        self.gpu.needs_context("cudaGetDevice")
         self.gpu.builds += 1
-        monitor = config.progress_monitor
-        try:
-            monitor.phase_start("Building", None, 3)
-            monitor.phase_start("Inner", "Building", 9)
-            for step in range(3):
-                if not monitor.step_complete("Building", step):
-                    return None
-            monitor.phase_finish("Inner")
-            monitor.phase_finish("Building")
-        except BaseException:  # as its bindings do: what a callback raises is said on standard error and ends there
+        if not self.steps_done(config.progress_monitor):
             return None
         if "build" in self.gpu.fails:
             self.logger.log(ILogger.ERROR, self.gpu.fails["build"])
@@ -270,6 +286,32 @@ class Builder:
         }
         config.cache.data += b"measured"
         return json.dumps(head).encode() + b"\n" + network.model
+
+    def steps_done(self, monitor: Any) -> bool:
+        """Whether the monitor let them be done. As TensorRT does it: in a thread of its own, while the caller's hears no signal."""
+        done: list[bool] = []
+        caller_waits = threading.Event()
+
+        def work() -> None:
+            caller_waits.wait()
+            try:
+                monitor.phase_start("Building", None, self.gpu.steps)
+                monitor.phase_start("Inner", "Building", 9)
+                done.append(all(monitor.step_complete("Building", step) for step in range(self.gpu.steps)))
+                monitor.phase_finish("Inner")
+                monitor.phase_finish("Building")
+            except BaseException:  # as its bindings do: what a callback raises is said on standard error and ends there
+                done.append(False)
+
+        deaf = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            worker = threading.Thread(target=work)
+            worker.start()
+            caller_waits.set()
+            worker.join()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, deaf)
+        return all(done)
 
 
 class Config:
@@ -402,19 +444,30 @@ class ExecutionContext:
         self.shape = shape
         return least <= shape[0] <= most
 
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (self.shape[0], *self.engine.get_tensor_shape(name)[1:])
+
+    def get_max_output_size(self, name: str) -> int:
+        """Of what it does not see it takes twice what there may be, and may write as far."""
+        assert name != self.engine.head["input"]  # of which TensorRT logs an error
+        declared = self.engine.tensors[name].shape[1:]
+        return 4 * self.shape[0] * int(np.prod([size if isinstance(size, int) else 2 * UNSEEN for size in declared]))
+
     def execute_async_v3(self, handle: int) -> bool:
-        engine, shape = self.engine, self.shape
+        engine, shape, addresses = self.engine, self.shape, dict(self.addresses)
         engine.gpu.needs_context("cuLaunchKernel")
+        sizes = {name: self.get_max_output_size(name) for name in addresses if name != engine.head["input"]}
 
         def compute() -> None:
-            pixels = engine.gpu.memory(self.addresses[engine.head["input"]], int(np.prod(shape))).reshape(shape)
+            pixels = engine.gpu.memory(addresses[engine.head["input"]], int(np.prod(shape))).reshape(shape)
             names = [one.name for one in engine.session.get_outputs()]
             for name, values in zip(
                 names, engine.session.run(names, {engine.head["input"]: pixels.copy()}), strict=True
             ):
-                engine.gpu.memory(self.addresses[name], values.nbytes)[:] = values.reshape(-1).view(np.uint8)
+                written = values.reshape(-1).view(np.uint8)
+                engine.gpu.memory(addresses[name], sizes[name])[: written.size] = written
 
-        engine.gpu.streams[handle].put(f"compute of {shape[0]}", compute)
+        engine.gpu.streams[handle].put(f"compute of {shape[0]}", (id(self), *addresses.values()), compute)
         return True
 
 
@@ -431,5 +484,6 @@ def host_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
     our_cuda.device.cache_clear()
     tensorrt_api.logger.cache_clear()
     yield gpu
+    assert not gpu.misused
     our_cuda.device.cache_clear()
     tensorrt_api.logger.cache_clear()
