@@ -7,16 +7,21 @@ from contextlib import closing
 import msgspec
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision import models
+from torchvision.models.densenet import DenseNet
+from torchvision.models.resnet import Bottleneck, ResNet
 
-from deploy import backends, engine_check, gate
+from deploy import backends, engine_check, gate, search_people
 from deploy.backends.onnxruntime import OnnxRuntimeBackend
 from deploy.engine_graph import taken_form
-from deploy.export import OPSET, chooses, to_onnx
+from deploy.export import OPSET, chooses, to_graph, to_onnx
+from deploy.export_search import MAX_BOX_PX, MAX_SCORE, MIN_COSINE, SearchDetect
 from deploy.precision import LEAST_PICTURES, convert
 from stream.errors import UsageError
 from stream.model import ModelCard
@@ -24,6 +29,7 @@ from trainer.checkpoint import Checkpoint
 from trainer.methods import method_module
 from trainer.methods.magnifiernet import FusionBranch, region_masks
 from trainer.methods.osnet import OSBlock
+from trainer.methods.person_search import PersonSearch, PersonSearchRecipe
 from trainer.resnest import Block
 from trainer.serving import Served, ServedEmbedder, TorchBackend, served
 from trainer.settings import make_recipe
@@ -277,3 +283,46 @@ def test_a_network_that_is_told_joints_is_refused_in_one_line():
     saved = Checkpoint(recipe=recipe.model_dump(mode="json"), progress=1.0, step=1, network=network.state_dict())
     with pytest.raises(UsageError, match="told where a person's joints are, which the stream does not know"):
         served(saved)
+
+
+def _dense():
+    """As wide at every cut as DenseNet-121, with 7 layers in place of 58."""
+    return DenseNet(growth_rate=256, block_config=(1, 1, 3, 2), num_init_features=256, bn_size=1)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "make"),
+    [
+        pytest.param("densenet121", _dense, id="densenet121"),
+        pytest.param("resnet50", lambda: ResNet(Bottleneck, [1, 1, 1, 1]), id="resnet50"),
+    ],
+)
+@torch.no_grad()
+def test_the_graph_of_a_person_search_finds_whom_torch_finds_with_each_trunk(backbone, make, monkeypatch):
+    """GoogLeNet's, and the graph for queries, are proven in tests/deploy/test_export_search.py."""
+    monkeypatch.setattr(models, backbone, make)
+    torch.manual_seed(0)
+    small = {"weights": "", "input_hw": (64, 96), "anchor_sizes": (225, 450, 900), "max_proposals_test": 12}
+    network = PersonSearch(PersonSearchRecipe(backbone=backbone, **small))
+    for layer in (network.score, network.box, network.attention.last):
+        nn.init.normal_(layer.weight, std=0.03)
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = None  # the mean of what is seen
+    tiles = np.random.default_rng(0).integers(0, 256, (8, 8, 12, 3), dtype=np.uint8)
+    scenes = torch.from_numpy(tiles.repeat(8, 1).repeat(8, 2)).split(1)
+    ServedEmbedder(network.train())(torch.cat(scenes))
+    detect = SearchDetect(network.eval(), (64, 96)).eval()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    model = to_graph(detect, {"images": scenes[0]}, None)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    found = [session.run(None, {"images": scene.numpy()}) for scene in scenes[:3]]
+    wanted = [[values.numpy() for values in detect(scene)] for scene in scenes[:3]]
+    (have, want) = (
+        {name: np.concatenate(values) for name, *values in zip(detect.outputs, *each, strict=True)}
+        for each in (found, wanted)
+    )
+    assert ((have["scores"] > 0).sum(1) == (want["scores"] > 0).sum(1)).all()
+    assert (want["scores"] > 0).sum(1).min() > 1
+    assert search_people.differ(have, want, score=MAX_SCORE, box_px=MAX_BOX_PX, cosine=MIN_COSINE) is None

@@ -2,7 +2,7 @@
 
 Those are not ours to ship: their numbers were recorded, in float64, and stand here as `traces`. OSNet and re-ranking are torchreid's
 0.2.5 (PyPI), MagnifierNet's modules those of NIRVANALAN/magnifiernet_reid (63650e6), OIM and the scores of person search are
-serend1p1ty/SeqNet's (1406f7d, 82252c6), the attention is junfu1115/DANet's.
+serend1p1ty/SeqNet's (1406f7d, 82252c6), the attention is junfu1115/DANet's. The mask head gave the same in huanghoujing/EANet (28b02d2).
 """
 
 import numpy as np
@@ -98,14 +98,19 @@ def test_re_ranking_gives_torchreids_distances_when_that_is_fed_plain_ones(k1, k
 @torch.no_grad()
 def test_magnifiernet_gives_its_authors_vectors_and_losses():
     """Their modules with an LSTM and nearest labels; regions 2, 4 and 6 wiped, nobody shows region 3."""
-    recipe = MagnifierNetRecipe(sfb="lstm", classifier_bias=True, mask_resize="nearest")
+    recipe = MagnifierNetRecipe(sfb="lstm", classifier_bias=True, mask_resize="nearest", sb_stem=True)
     network, head = (fill(module.double()).eval() for module in magnifiernet.build(recipe, 7))
+    pictures = drawn("pictures", 4, 3, 64, 32)
+    maps = network.maps(pictures)
+    _same(maps[0], [65.39474266, 94.39611033, -160.17638393], rel=1e-7)
+    _same(maps[1], [264.6378177, -72.24186839, -1459.62841699], rel=1e-7)
+
     shallow, deep = drawn("shallow", 4, 1024, 4, 2).relu(), drawn("deep", 4, 2048, 4, 2).relu()
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 8, (4, 8, 4)))
     ids[ids == 3] = 2
     masks = magnifiernet.region_masks(ids, recipe.mask_resize)
     logits = network.mask(deep)
-    _same(logits, [-3.34764181, 1.67594923, 3.89788996], rel=1e-7)
+    _same(logits, [-3.34764181, 1.67594923, 3.89788996], rel=1e-7)  # EANet's PartSegHead too
     assert float(magnifiernet.mask_loss(logits, ids)) == pytest.approx(3.232650213706913, rel=1e-5)
 
     _same(network.sab.neck(network.sab(shallow)), [2.52143688, 3.44251737, -4.31347794], rel=1e-7)
@@ -117,6 +122,13 @@ def test_magnifiernet_gives_its_authors_vectors_and_losses():
     _same(regions, [1.12859754, -0.35556598, 0.60666612], rel=1e-6)
     assert float(magnifiernet.semantic_diversity(regions)) == pytest.approx(0.20960815414292575, rel=1e-6)
     network, head = network.float(), head.float()
+    vectors = network(pictures.float())  # regions are found, not given
+    assert vectors.shape == (4, 4096)
+    _same(vectors, [291.09390407, 460.38835058, -555.00475871], rel=1e-5)
+    ours = zip((head.whole, head.sab, head.sfb), vectors.split((2048, 1024, 1024), 1), strict=True)
+    found = magnifiernet.region_masks(network.mask(maps[1].float()).argmax(1), recipe.mask_resize)
+    people = [classify(each) for classify, each in ours] + head.region_logits(network.sfb.pool(maps[0].float(), found))
+    _same(torch.cat(people, 1), [288.7685558, 980.71710286, -72.08855737], rel=1e-5)
     fused, own = network.sfb.fuse(regions)
     _same(fused, [0.26100255, 0.17981663, -0.04604016], rel=1e-5)
     _same(network.sfb.neck(fused), [0.17942535, -0.05495216, 0.0692514], rel=1e-5)

@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import efficientnet_b0
 
 from tests.trainer import eprinet_small as small
@@ -53,6 +54,23 @@ def test_multiply_adds_are_counted_to_the_last(branch, pam, total, bare, million
         counted = 0
         network(torch.zeros(1, 3, *size_hw, device="meta"))
         assert counted == expected
+
+
+@pytest.mark.parametrize(
+    ("pam", "at_384", "at_256"),
+    [
+        pytest.param("literal", 13_271_040, 2_621_440, id="literal"),
+        pytest.param("danet", 10_450_944, 2_064_384, id="danet"),
+        pytest.param("fpb", 10_450_944, 2_064_384, id="fpb"),
+    ],
+)
+def test_the_attentions_two_products_are_counted_apart(pam, at_384, at_256):
+    network = small.meta(pam=pam)[0].eval()
+    for size_hw, expected in (((384, 192), at_384), ((256, 128), at_256)):
+        with FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, 3, *size_hw, device="meta"))
+        products = {str(each): work for each, work in counter.get_flop_counts()["Global"].items() if "mm" in str(each)}
+        assert products == {"aten.bmm": 2 * expected}
 
 
 @pytest.mark.parametrize(

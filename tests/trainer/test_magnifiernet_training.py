@@ -110,6 +110,22 @@ def test_pictures_with_and_without_labels_train_together():
     assert all(term.isfinite() for term in terms.values())
 
 
+# what is wiped
+
+
+def test_the_same_regions_are_wiped_from_every_picture_of_a_batch():
+    crops = small.crops()
+    crops.parts[:] = 2  # torsos everywhere: wiped from half of the batches
+    task = m.MagnifierNetTask(small.recipe(sfb="none", sd=False), crops)
+    kept = []
+    task.network.sab.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[1].amin((1, 2, 3)).tolist()))
+    for seed in range(5):
+        with torch.no_grad():
+            task.losses(torch.arange(4), torch.Generator().manual_seed(seed), torch.device("cpu"))
+    assert all(len(set(pictures)) == 1 for pictures in kept)
+    assert {pictures[0] for pictures in kept} == {0, 1}
+
+
 # what each term reaches
 
 
@@ -119,6 +135,19 @@ def test_the_mask_loss_reaches_the_mask_head_and_the_whole_trunk_but_no_branch(t
     assert any(name.startswith("trunk.layer3") for name in reached)
     assert any(name.startswith("trunk.layer4") for name in reached)
     assert not any(name.startswith(("sab.", "sfb.", "neck.")) for name in reached)
+
+
+def test_triplets_compare_vectors_before_the_norms_and_people_are_told_behind_them(task, batch):
+    terms = task.branch_losses(**batch)
+    necks = {"global": task.network.neck, "sab": task.network.sab.neck, "sfb": task.network.sfb.neck}
+    for branch, neck in necks.items():
+        told, compared = (
+            torch.autograd.grad(terms[f"{branch}_{kind}"], neck.weight, retain_graph=True, allow_unused=True)[0]
+            for kind in ("id", "triplet")
+        )
+        assert told is not None, branch
+        assert told.any(), branch
+        assert compared is None, branch
 
 
 def test_the_adversarial_triplet_reaches_layer_3_but_not_layer_4(task, batch):

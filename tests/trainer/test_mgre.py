@@ -136,6 +136,14 @@ def test_the_identity_loss_moves_the_locator_unless_its_boxes_are_detached(detac
     assert len(_gradients(_losses(task)["identity", 1], task.network.locators["1"])) == parameters
 
 
+def test_triplets_compare_vectors_before_the_norm_and_identities_are_told_behind_it():
+    task = _task(margin=100.0)  # so that every triplet counts
+    for (kind, stage), loss in _losses(task).items():
+        moved, neck = _gradients(loss, task.network), f"stages.{stage}.neck.weight"
+        assert {name for name in moved if ".neck." in name} == ({neck} if kind == "identity" else set())
+        assert kind == "location" or f"stages.{stage}.embed.weight" in moved
+
+
 # the recipe
 
 
@@ -270,6 +278,17 @@ def test_a_recipe_that_cannot_be_built_is_refused_in_one_line(keys, message):
 
 
 # the embedding
+
+
+@pytest.mark.parametrize(
+    ("concat", "expected"),
+    [pytest.param(False, [3 + 6, -1 + 0], id="sum"), pytest.param(True, [3, -1, 6, 0], id="side by side")],
+)
+def test_a_map_becomes_its_mean_and_its_maximum(concat, expected):
+    stage = mgre.Stage(2, (), len(expected), extract=False, concat=concat).eval()
+    nn.init.eye_(stage.embed.weight)
+    pooled, _ = stage(torch.tensor([[[[1.0, 2], [3, 6]], [[0, 0], [0, -4]]]]), None)
+    assert pooled.tolist() == [expected]
 
 
 def test_every_embedding_has_the_same_length():

@@ -95,6 +95,7 @@ def test_each_loss_reaches_what_it_should_and_nothing_else():
     task = PersonSearchTask(small.recipe(), small.scenes())
     network = task.network
     nn.init.normal_(network.attention.last.weight, std=0.1)
+    task.head.table.copy_(F.normalize(torch.randn(task.head.table.shape)))  # against zeros every gradient is zero
     losses = small.losses(task)
     parts = {
         name: list(getattr(network, name).parameters())
@@ -105,7 +106,8 @@ def test_each_loss_reaches_what_it_should_and_nothing_else():
     reached = {}
     for name, loss in losses.items():
         gradients = torch.autograd.grad(loss, [p for _, p in every], retain_graph=True, allow_unused=True)
-        reached[name] = {part for (part, _), g in zip(every, gradients, strict=True) if g is not None}
+        found = zip(every, gradients, strict=True)
+        reached[name] = {part for (part, _), g in found if g is not None and g.ne(0).any()}
     assert reached == {
         "rpn_score": {"stem", "rpn"},
         "rpn_box": {"stem", "rpn"},
@@ -113,6 +115,15 @@ def test_each_loss_reaches_what_it_should_and_nothing_else():
         "box": {"stem", "attention", "head", "box"},
         "oim": {"stem", "attention", "head", "identity"},
     }
+
+
+def test_the_box_loss_is_smooth_l1_on_the_people_over_the_number_of_regions():
+    # at this overlap only people's own boxes show them, two of eight regions in each of two scenes, and need no move
+    task = PersonSearchTask(small.recipe(rois=8, fg_iou=0.99), small.scenes())
+    nn.init.zeros_(task.network.box.weight)
+    task.network.box.bias.data = torch.tensor([9.0, 9, 9, 9, 0.5, 2, 0, -3])
+    each = 0.5 * 0.5**2 + (2 - 0.5) + 0 + (3 - 0.5)  # square below 1, straight beyond
+    assert small.losses(task)["box"].item() == pytest.approx(4 * each / 16)
 
 
 @pytest.mark.parametrize(
