@@ -140,7 +140,7 @@ def _one_graph(
 def _asked(size: Size, own_hw: tuple[int, int]) -> tuple[int, int]:
     """The input size of whole pictures: `size`, and its own where that says nothing."""
     height, width = size[0] or own_hw[0], size[1] or own_hw[1]
-    if height % SIDES or width % SIDES or not (0 < height <= MAX_SIDE_PX and 0 < width <= MAX_SIDE_PX):
+    if height % SIDES or width % SIDES or max(height, width) > MAX_SIDE_PX:
         raise UsageError(f"the input is {height}x{width}, expected multiples of {SIDES} up to {MAX_SIDE_PX}")
     return height, width
 

@@ -82,9 +82,8 @@ class Slot:
         for name, shape in shapes.items():
             self._host[name] = cuda.pagelocked_empty((tensors.most, *shape), kinds[name])
             size = self._host[name].nbytes
-            if (
-                name in tensors.outputs
-            ):  # of a shape that TensorRT does not see it has a bound of its own, and may write as far
+            # where TensorRT does not see an output's shape it has a bound of its own, and may write as far
+            if name in tensors.outputs:
                 size = max(size, self._context.get_max_output_size(name))
             self._device[name] = cuda.mem_alloc(size)
             self._must(self._context.set_tensor_address(name, int(self._device[name])))
