@@ -55,7 +55,7 @@ def site_key(state_dir: Path) -> bytes:
 def embedded_url(state_dir: Path) -> str:
     """Where the embedded server of this folder listens now. Raises `GalleryUnreachable` when none runs."""
     try:
-        address = str(json.loads((state_dir / ADDRESS_FILE).read_text())["socket"])
+        address = _socket_of(state_dir)
         with socket.socket(socket.AF_UNIX) as probe:  # a power loss leaves both files behind
             probe.settimeout(CONNECT_S)
             probe.connect(address)
@@ -160,22 +160,21 @@ class EmbeddedRedis:
 
     def _stop_stale(self) -> None:
         """The lock is ours, so a server that still answers has lost its owner."""
-        try:
+        with contextlib.suppress(GalleryUnreachable):
             url = embedded_url(self._dir)
-        except GalleryUnreachable:
-            return
-        client = connect(url)
-        with contextlib.suppress(GalleryError), contextlib.closing(client):
-            with redis_errors(url):
-                client.shutdown(nosave=True)
-            log.warning("stopped a gallery server that a killed process left in %s", self._dir)
-        socket = Path(url.removeprefix("unix://"))
-        deadline = time.monotonic() + 10
-        while socket.exists() and _listens(url) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        socket.unlink(missing_ok=True)
-        if socket.parent != self._dir.resolve():
-            shutil.rmtree(socket.parent, ignore_errors=True)
+            client = connect(url)
+            with contextlib.suppress(GalleryError), contextlib.closing(client):
+                with redis_errors(url):
+                    client.shutdown(nosave=True)
+                log.warning("stopped a gallery server that a killed process left in %s", self._dir)
+            deadline = time.monotonic() + 10
+            while _listens(url) and time.monotonic() < deadline:
+                time.sleep(0.02)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            left = Path(_socket_of(self._dir))
+            left.unlink(missing_ok=True)
+            if left.parent != self._dir.resolve():
+                left.parent.rmdir()
 
     def _socket(self) -> str:
         socket = str(self._dir.resolve() / "gallery.sock")
@@ -286,6 +285,10 @@ def _room(folder: Path) -> str:
     except OSError as error:
         return f"{folder} cannot be looked at: {error.strerror}"
     return f"{folder} has {free} MB free" + (": make room there" if free < LITTLE_MB else "")
+
+
+def _socket_of(state_dir: Path) -> str:
+    return str(json.loads((state_dir / ADDRESS_FILE).read_text())["socket"])
 
 
 def _listens(url: str) -> bool:

@@ -61,6 +61,11 @@ def told(events: Path, enough: int) -> bool:
     return len(json_lines(events)) >= enough
 
 
+def serving(worker: Worker) -> bool:
+    """Whether it ends with status 0 when told to: one that is still importing was interrupted."""
+    return " starts: " in worker.log
+
+
 def settled(events: Path) -> bool:
     """Whether everybody who was seen has left again: at the end, and wherever all cameras are empty for a while."""
     kinds = Counter(event["kind"] for event in json_lines(events))
@@ -157,6 +162,8 @@ def test_workers_killed_and_restarted_lose_nothing_and_double_nothing(
     assert [event["number"] for event in seen] == list(range(1, len(seen) + 1))
     said = [(event["kind"] == "end", event["tracklet"]) for event in seen]
     assert len(set(said)) == len(said)
+    for worker in (perceive, match):  # all may have been done before these two had loaded
+        wait_for(partial(serving, worker), f"{worker.name} starts", WAIT_S)
     for worker in (perceive, match, reader):
         assert worker.terminate() == 0, worker.log
 

@@ -160,6 +160,21 @@ def test_a_folder_with_a_long_name_works_too(tmp_path):
     assert not short.exists()
 
 
+def test_the_short_folder_of_a_killed_owner_is_removed_by_the_next_one(tmp_path):
+    deep = tmp_path / ("long" * 25)
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(deep)], stdout=subprocess.PIPE)
+    pid = int(owner.stdout.readline())
+    short = Path(embedded_url(deep).removeprefix("unix://")).parent
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    wait_for(lambda: not alive(pid), "the server ends with its owner")
+    assert short.exists()
+    with EmbeddedRedis(deep) as server:
+        assert connect(server.url).get("acknowledged") == b"yes"
+        assert not short.exists()
+
+
 def test_a_folder_that_cannot_be_is_said_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(GalleryError, match=r"state folder .*file/state cannot be used: Not a directory: name another"):
