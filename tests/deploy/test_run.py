@@ -169,6 +169,7 @@ def test_two_runs_of_one_site_do_not_share_a_state_folder(tmp_path: Path) -> Non
             second = sightline("run", str(live), folder=tmp_path)
             assert second.returncode == 1
             assert "is in use by process" in last_line(second)
+            assert first.terminate() == 0, first.log
         finally:
             end([first])
 
