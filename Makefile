@@ -12,15 +12,15 @@ help:  ## list the targets
 demo: .venv/.base  ## four synthetic cameras through the whole stream, scored against the truth; writes report/
 	$(BIN)/sightline demo --report report
 
-# Side by side on two cores: what trains and exports needs no server and keeps one busy, outages of Kafka mostly wait, the rest takes the other.
-LEARNING := tests/trainer $(wildcard tests/deploy/test_export*.py) tests/deploy/test_train_command.py tests/deploy/test_methods_in_stream.py
-OUTAGES := tests/stream/test_kafka_outage.py
+# Side by side on two cores: what trains and exports needs no server and keeps one busy, Kafka and cameras mostly wait, the rest takes the other.
+LEARNING := tests/trainer $(wildcard tests/deploy/test_export*.py) tests/deploy/test_train_command.py
+STREAM := tests/stream tests/ingest tests/deploy/test_methods_in_stream.py
 test: .venv/.dev services  ## all tests, over a real Kafka, Redis and RTSP server
 	@mkdir -p .cache
 	@$(BIN)/pytest $(LEARNING) >.cache/learning.log 2>&1 & learning=$$!; \
-	$(BIN)/pytest $(OUTAGES) >.cache/outages.log 2>&1 & outages=$$!; \
-	$(BIN)/pytest $(addprefix --ignore=,$(LEARNING) $(OUTAGES)); status=$$?; \
-	wait $$outages || status=$$?; echo "outages of Kafka:"; cat .cache/outages.log; \
+	$(BIN)/pytest $(STREAM) >.cache/stream.log 2>&1 & stream=$$!; \
+	$(BIN)/pytest $(addprefix --ignore=,$(LEARNING) $(STREAM)); status=$$?; \
+	wait $$stream || status=$$?; echo "Kafka, cameras, and what was trained in the stream:"; cat .cache/stream.log; \
 	echo "training and export:"; wait $$learning || status=$$?; cat .cache/learning.log; exit $$status
 
 check: lint types  ## formatting, lint, types and import contracts
