@@ -124,7 +124,10 @@ def _search_graphs(bundle: Bundle, card: ModelCard, conversion: Conversion) -> t
     `card` is that of the new bundle. Given boxes are described in ONNX Runtime alone, here and wherever they are asked for.
     """
     model = bundle.model.read_bytes()
-    query = onnx.load(bundle.query).SerializeToString()  # with its weights, which lie in the other file
+    try:
+        query = onnx.load(bundle.query).SerializeToString()  # with its weights, which lie in the other file
+    except Exception as error:  # protobuf's DecodeError, and what onnx says of weights that are not there
+        raise BundleError(f"{bundle.query} is no ONNX graph: make the bundle again with `sightline export`") from error
     try:
         model, query = convert_search(
             model, query, bundle.card, conversion.precision, conversion.calibration, conversion.report

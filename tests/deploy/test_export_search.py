@@ -247,11 +247,16 @@ def test_cameras_are_served_as_large_as_they_were_trained_on(input_hw, served):
     assert export_search.served_hw(PersonSearchRecipe(input_hw=input_hw)) == served
 
 
-def test_a_person_search_is_written_again_in_half_precision(bundle, tmp_path, capsys):
-    (tmp_path / "scenes").mkdir()
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
     for place, scene in enumerate(np.tile(_scenes(2), (32, 1, 1, 1))):
-        cv2.imwrite(str(tmp_path / "scenes" / f"{place}.png"), scene)
-    command = ["export", str(bundle.path), "--precision", "fp16", "--calibration", str(tmp_path / "scenes")]
+        cv2.imwrite(str(folder / f"{place}.png"), scene)
+    return folder
+
+
+def test_a_person_search_is_written_again_in_half_precision(bundle, calibration, tmp_path, capsys):
+    command = ["export", str(bundle.path), "--precision", "fp16", "--calibration", str(calibration)]
     assert status_of([*command, "--output", str(tmp_path / "half")]) == 0
     assert "in fp16 it passed the gate in ONNX Runtime and OpenVINO\n" in capsys.readouterr().out
     half = load_bundle(tmp_path / "half")
@@ -277,6 +282,16 @@ def test_a_person_search_is_written_again_in_half_precision(bundle, tmp_path, ca
     assert not (tmp_path / "worse").exists()
     (vectors,), (expected,) = (Searcher(each).embed(_scenes(1), [boxes]) for each in (half, bundle))
     assert (vectors * expected).sum(1) > 0.999
+
+
+def test_a_query_graph_that_is_none_is_said_in_one_line(bundle, calibration, tmp_path, capsys):
+    model = bundle.model.read_bytes()
+    broken = write_bundle(tmp_path / "broken", model, bundle.card, bundle.golden(), bundle.links, b"no graph")
+    command = ["export", str(broken.path), "--precision", "fp16", "--calibration", str(calibration)]
+    assert status_of([*command, "--output", str(tmp_path / "half")]) == 1
+    said = capsys.readouterr().err
+    assert "query.onnx is no ONNX graph: make the bundle again with `sightline export`" in " ".join(said.split())
+    assert not (tmp_path / "half").exists()
 
 
 def test_a_checkpoint_in_another_precision_is_two_commands(bundle, tmp_path, capsys):
