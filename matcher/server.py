@@ -159,7 +159,7 @@ class EmbeddedRedis:
         self._lock.flush()
 
     def _stop_stale(self) -> None:
-        """The lock is ours, so a server that still answers has lost its owner."""
+        """The lock is ours, so a server that still answers has lost its owner; a socket outside the folder goes with it."""
         with contextlib.suppress(GalleryUnreachable):
             url = embedded_url(self._dir)
             client = connect(url)

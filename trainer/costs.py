@@ -18,6 +18,7 @@ CLASSES = 751
 COUNTED = ("convolution", "addmm", "mm")
 """Convolutions and linear layers (recurrent ones too); products of two feature maps, as in attention, are not counted."""
 SAME_SHAPE = (Tensor.normal_, Tensor.uniform_, functional.batch_norm, functional.relu)
+"""They give what they were given, as to shape, and nothing of them is counted."""
 CELL = 32
 """Sides of a scene are padded to multiples of it."""
 
