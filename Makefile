@@ -12,7 +12,8 @@ help:  ## list the targets
 demo: .venv/.base  ## four synthetic cameras through the whole stream, scored against the truth; writes report/
 	$(BIN)/sightline demo --report report
 
-# Side by side on two cores: what trains and exports needs no server and keeps one busy, Kafka and cameras mostly wait (so the methods in the stream go with them), the rest takes the other.
+# Side by side on two cores: what trains and exports needs no server and keeps one busy; Kafka and cameras mostly wait, so the
+# methods in the stream go with them; the rest takes the other.
 LEARNING := tests/trainer $(wildcard tests/deploy/test_export*.py) tests/deploy/test_train_command.py
 STREAM := tests/stream tests/ingest tests/deploy/test_methods_in_stream.py
 test: .venv/.dev services  ## all tests, over a real Kafka, Redis and RTSP server

@@ -172,7 +172,8 @@ class EmbeddedRedis:
                 time.sleep(0.02)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             left = Path(_socket_of(self._dir))
-            left.unlink(missing_ok=True)
+            if left.is_socket():  # whatever else the file names is not ours to delete
+                left.unlink()
             if left.parent != self._dir.resolve():
                 left.parent.rmdir()
 

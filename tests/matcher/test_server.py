@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import shutil
 import stat
@@ -173,6 +174,17 @@ def test_the_short_folder_of_a_killed_owner_is_removed_by_the_next_one(tmp_path)
     with EmbeddedRedis(deep) as server:
         assert connect(server.url).get("acknowledged") == b"yes"
         assert not short.exists()
+
+
+def test_the_next_owner_deletes_no_file_that_is_no_socket(tmp_path):
+    kept = tmp_path / "kept"
+    kept.write_text("mine")
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    (state / "server.json").write_text(json.dumps({"socket": str(kept)}))
+    with EmbeddedRedis(state):
+        pass
+    assert kept.read_text() == "mine"
 
 
 def test_a_folder_that_cannot_be_is_said_in_one_line(tmp_path):
