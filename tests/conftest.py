@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -23,8 +24,11 @@ from services import KafkaBroker, RedisServer, certificates, free_port, unavaila
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """kafka-python 3.0 reads its schemas with calls that Python 3.11 and 3.12 deprecate and 3.13 takes back."""
+    """What holds for all tests."""
+    # kafka-python 3.0 reads its schemas with calls that Python 3.11 and 3.12 deprecate and 3.13 takes back
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
+    # a shell has what it starts in the background ignore Ctrl-C, as all of it would that tests start, and go on after `make test` ended
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # one runtime for all tests but those of the choice: it takes seconds per model, and events differ with it in the last digits
     os.environ["SIGHTLINE_COMPUTE__BACKEND"] = "onnxruntime"
     # as `setup_logging` does; captured records would hold the sockets of refused connections until the session ends
