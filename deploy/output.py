@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -86,22 +87,34 @@ def written(file: IO[bytes], data: bytes) -> bool:
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Raise `UsageError` unless `path` is a file that can be written, or can become one. Nothing is changed."""
+    """Raise `UsageError` unless `path` is a file that can be written, or can become one.
+
+    Nothing is changed, and several processes may ask at once, as those of one training do.
+    """
     try:
         if path.is_dir():
             raise UsageError(f"{option} {path}: is a folder; give a file's name")
         if not path.parent.is_dir():
             raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
-        there = path.exists()
-        if not there or path.is_file():
-            path.open("ab").close()  # only opening tells: by the folder's mode, root might write in /proc
-            if not there:
-                path.resolve().unlink()
+        if _is_new(path):  # only opening tells: by the folder's mode, root might write in /proc
+            with tempfile.TemporaryFile(dir=path.resolve().parent):
+                pass
+        elif path.is_file():
+            path.open("ab").close()
         elif not os.access(path, os.W_OK):  # a device or a pipe, which opening would make wait for its reader
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         reason = (error.strerror or "it cannot be opened").lower()
         raise UsageError(f"{option} {path}: cannot be written: {reason}; give another file") from None
+
+
+def _is_new(path: Path) -> bool:
+    """Whether nothing is there yet; raises `OSError` for a name that no file can have."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def check_picture(option: str, path: Path) -> None:

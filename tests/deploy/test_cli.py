@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from rich.table import Table
 from deploy import service
 from deploy.cli import VERBS, main, status_of
 from deploy.output import Output, check_writable
-from stream.errors import BundleError, EpochLost, SettingsError
+from stream.errors import BundleError, EpochLost, SettingsError, UsageError
 from tests.deploy.sites import write_site
 from tests.deploy.workers import last_line, sightline
 
@@ -245,6 +246,22 @@ def test_to_ask_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) ->
         check_writable("--json", path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "old", "pipe"]
     assert old.read_text() == "kept"
+
+
+def test_several_may_ask_at_once_whether_a_new_file_can_be_written(tmp_path: Path) -> None:
+    def ask(process: int) -> None:
+        path = tmp_path / f"{process // 4}.json"  # four ask for the same, as torchrun's processes do
+        for _ in range(200):
+            check_writable("--json", path)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_no_file_can_have_is_said_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot be written: file name too long; give another file"):
+        check_writable("--json", tmp_path / ("x" * 300))
 
 
 def test_two_signals_at_once_are_one_stop_and_a_later_one_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
