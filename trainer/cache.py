@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import platformdirs
@@ -103,7 +104,7 @@ def _read(files: dict[str, list[Path]]) -> dict[str, list[NDArray[Any]]]:
 
 def _write(folder: Path, shard: int, draw: Draw) -> None:
     """One shard, whole or not at all."""
-    part = folder / f"{shard}.{os.getpid()}"
+    part = folder / f"{shard}.{uuid4().hex}"  # not a process number: in containers they come again
     part.mkdir()
     try:
         for name, rows in draw(shard).items():

@@ -1,3 +1,4 @@
+import os
 import re
 import resource
 import subprocess
@@ -52,6 +53,13 @@ def test_a_shard_that_fails_leaves_the_others_and_nothing_half_done(tmp_path):
         _drawn(8)
     (folder,) = (tmp_path / "training").iterdir()
     assert {path.name for path in folder.iterdir()} <= {str(shard) for shard in range(7)}
+
+
+def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path):
+    _drawn(1)
+    (folder,) = (tmp_path / "training").iterdir()
+    (folder / "0").rename(folder / f"0.{os.getpid()}")  # process numbers come again, above all in containers
+    assert [part.tolist() for part in _drawn(1)["labels"]] == [[0, 10]]
 
 
 def test_a_cache_that_cannot_be_written_is_said_with_the_remedy(tmp_path, monkeypatch):
